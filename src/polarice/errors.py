@@ -1,0 +1,81 @@
+"""Exceptions that name the file, the row, the reason and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class PolariceError(Exception):
+    """Base of every error that polarice raises on purpose.
+
+    Parameters
+    ----------
+    reason : str
+        What is wrong, in one sentence without a full stop.
+    path : path-like, optional
+        The file that is at fault.
+    row : int, optional
+        The row of the file's particle table that is at fault, counted from 1.
+    hint : str, optional
+        The way out, in one sentence without a full stop.
+    """
+
+    def __init__(
+        self, reason: str, *, path: str | Path | None = None, row: int | None = None, hint: str | None = None
+    ) -> None:
+        self.reason = reason
+        self.path = None if path is None else Path(path)
+        self.row = row
+        self.hint = hint
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        where = [] if self.path is None else [str(self.path)]
+        if self.row is not None:
+            where.append(f"row {self.row}")
+        text = f"{', '.join(where)}: {self.reason}." if where else f"{self.reason}."
+        return f"{text} {self.hint}." if self.hint else text
+
+
+class ParticleFileError(PolariceError):
+    """A STAR or MRC file is missing, broken, or lacks what is asked of it."""
+
+
+class StructureError(PolariceError):
+    """A structure, map or bank file cannot be used."""
+
+
+class ModelError(PolariceError):
+    """A model is unknown, or does not fit the data."""
+
+
+class RecipeError(PolariceError):
+    """A training recipe has an unknown or wrong entry."""
+
+
+class DeviceError(PolariceError):
+    """The asked-for device is absent."""
+
+
+class OutputError(PolariceError):
+    """The output folder cannot be used."""
+
+
+class PreflightError(PolariceError):
+    """Several problems found before any computing.
+
+    Parameters
+    ----------
+    problems : sequence of PolariceError
+        At least one; the message lists each on its own line.
+    """
+
+    def __init__(self, problems: Sequence[PolariceError]) -> None:
+        self.problems = list(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        noun = "problem" if len(self.problems) == 1 else "problems"
+        super().__init__(f"{len(self.problems)} {noun} found before starting:\n{lines}")
+
+    def _message(self) -> str:
+        return self.reason
