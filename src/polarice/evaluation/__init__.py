@@ -1,0 +1,1 @@
+"""What came out: metrics against the truth, and the report page."""
