@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,14 +106,13 @@ def read_structure(path: str | Path) -> Structure:
             hint="Give a file whose name ends in .pdb, .ent, .cif or .mmcif, or one of these with .gz",
         )
     try:
-        parsed = gemmi.read_structure(str(path))
+        atoms = _heavy_atoms(gemmi.read_structure(str(path)))
     except (RuntimeError, ValueError, OSError) as problem:
         raise StructureError(
             f"the structure cannot be read: {problem}",
             path=path,
             hint="Check that the download is whole, and that the file is PDB or mmCIF",
         ) from problem
-    atoms = _heavy_atoms(parsed)
     if not atoms:
         raise StructureError(
             "the file has no heavy atoms besides water", path=path, hint="Give a file with atomic coordinates"
@@ -129,25 +129,35 @@ def _heavy_atoms(parsed: gemmi.Structure) -> list[gemmi.Atom]:
     if len(parsed) == 0:
         return []
     parsed.setup_entities()
-    parsed.remove_waters()
-    parsed.remove_hydrogens()
-    parsed.remove_alternative_conformations()
     model = parsed[0]
     assembly = next((a for a in parsed.assemblies if a.name == "1"), None)
     if assembly is not None and 0 < _assembly_size(assembly, model) <= _MOST_ATOMS:
         model = gemmi.make_assembly(assembly, model, gemmi.HowToNameCopiedChain.Dup)
-    return [cra.atom for cra in model.all() if cra.atom.element.atomic_number > 0]
+    model.remove_alternative_conformations()
+    return [
+        atom
+        for chain in model
+        for residue in chain
+        if not residue.is_water()
+        for atom in residue
+        if not atom.is_hydrogen() and atom.element.atomic_number > 0
+    ]
 
 
 def _assembly_size(assembly: gemmi.Assembly, model: gemmi.Model) -> int:
-    """Count the atoms that an assembly will have, without building it."""
+    """Count the heavy atoms that an assembly will have; drops operators' targets that the file lacks."""
+    atoms_of_chain: Counter[str] = Counter()
+    atoms_of_subchain: Counter[str] = Counter()
+    for chain in model:
+        for residue in chain:
+            heavy = 0 if residue.is_water() else sum(not atom.is_hydrogen() for atom in residue)
+            atoms_of_chain[chain.name] += heavy
+            atoms_of_subchain[residue.subchain] += heavy
     size = 0
     for generator in assembly.generators:
-        parts = [c.count_atom_sites() for c in model if c.name in set(generator.chains)]
-        parts += [
-            sum(len(residue) for residue in part)
-            for part in model.subchains()
-            if part.subchain_id() in set(generator.subchains)
-        ]
-        size += len(generator.operators) * sum(parts)
+        generator.chains = [name for name in generator.chains if name in atoms_of_chain]
+        generator.subchains = [name for name in generator.subchains if name in atoms_of_subchain]
+        atoms = sum(atoms_of_chain[name] for name in generator.chains)
+        atoms += sum(atoms_of_subchain[name] for name in generator.subchains)
+        size += len(generator.operators) * atoms
     return size
