@@ -1,0 +1,304 @@
+"""What a report says: plain data, every section of it optional.
+
+Images are float arrays; whoever fills a report in has already rotated, filtered and labelled them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AngleProfile",
+    "AttentionMap",
+    "FileWritten",
+    "Floats",
+    "Gallery",
+    "GalleryRow",
+    "GuardCheck",
+    "Histogram",
+    "KeyFigure",
+    "Neighbour",
+    "Neighbourhood",
+    "Notice",
+    "RadialCurve",
+    "RadialCurves",
+    "ReportContent",
+    "StageTime",
+]
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """A number that a reader should see first.
+
+    Attributes
+    ----------
+    label : str
+        What it is, in a few words.
+    value : str
+        The number as it should be read, with its unit.
+    note : str
+        What it means or compares with, one short phrase.
+    """
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that the reader must know before believing the rest."""
+
+    text: str
+    level: Literal["note", "warning"] = "warning"
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """The same particles at one step of the way.
+
+    Attributes
+    ----------
+    label : str
+        Name of the row, such as "Denoised".
+    note : str
+        What was done to the images, in words.
+    images : array, shape (n, y, x)
+    grey : (float, float), optional
+        Grey values of black and white; by default nearly the whole range of the row's images.
+    """
+
+    label: str
+    note: str
+    images: Floats
+    grey: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Some particles, one a column, at several steps, one a row.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Name of each particle, such as "row 12".
+    rows : tuple of GalleryRow
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[GalleryRow, ...]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that a particle was denoised with.
+
+    Attributes
+    ----------
+    label : str
+        Which particle it is.
+    image : array, shape (y, x)
+        Already rotated into the query's frame.
+    angle_deg : float
+        In-plane angle by which it was rotated.
+    weight : float
+        Share of the query's attention, 0 to 1.
+    """
+
+    label: str
+    image: Floats
+    angle_deg: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """One particle, what it looked at, and what came out.
+
+    Attributes
+    ----------
+    label : str
+    query, denoised : array, shape (y, x)
+    neighbours : tuple of Neighbour
+        Strongest first.
+    note : str
+        For instance the effective number of images.
+    """
+
+    label: str
+    query: Floats
+    neighbours: tuple[Neighbour, ...]
+    denoised: Floats
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Attention of queries (rows) to images (columns), summed over in-plane angles.
+
+    Attributes
+    ----------
+    weights : array, shape (queries, images)
+    query_label, image_label : str
+        What the axes count.
+    note : str
+        Which particles these are.
+    """
+
+    weights: Floats
+    query_label: str = "query"
+    image_label: str = "image attended to"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class AngleProfile:
+    """Attention of one query to some neighbours as a function of the in-plane angle.
+
+    Attributes
+    ----------
+    label : str
+        Which query.
+    angles_deg : array, shape (m,)
+    weights : array, shape (neighbours, m)
+    names : tuple of str
+        One for each neighbour.
+    """
+
+    label: str
+    angles_deg: Floats
+    weights: Floats
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RadialCurve:
+    """A curve over the rings 0 … box // 2 of the spectrum."""
+
+    label: str
+    values: Floats
+
+
+@dataclass(frozen=True)
+class RadialCurves:
+    """Curves over spatial frequency.
+
+    Attributes
+    ----------
+    box : int
+        Side of the images in pixels.
+    pixel_size_A : float
+    gain : tuple of RadialCurve
+        Amplitude kept, relative to the truth or to the input.
+    gain_reference : str
+        Relative to what, in words.
+    frc : tuple of RadialCurve
+        Fourier ring correlations.
+    frc_reference : str
+        Between what, in words.
+    power : tuple of RadialCurve
+        Mean power in each ring.
+    """
+
+    box: int
+    pixel_size_A: float
+    gain: tuple[RadialCurve, ...] = ()
+    gain_reference: str = "the truth"
+    frc: tuple[RadialCurve, ...] = ()
+    frc_reference: str = "the truth"
+    power: tuple[RadialCurve, ...] = ()
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How a number that each particle has is spread.
+
+    Attributes
+    ----------
+    title : str
+    axis_label : str
+    values : array, shape (n,)
+    note : str
+        How to read it.
+    """
+
+    title: str
+    axis_label: str
+    values: Floats
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GuardCheck:
+    """What became of pure noise that has the data's own spectrum.
+
+    Attributes
+    ----------
+    noise_energy : float
+        Output energy over input energy for the noise.
+    particle_energy : float
+        The same for the particles.
+    gallery : Gallery, optional
+        Some of the noise, before and after; the latter needs the grey range of denoised particles, or
+        else the faintest remainder fills the range and looks like something.
+    """
+
+    noise_energy: float
+    particle_energy: float
+    gallery: Gallery | None = None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds that one stage of the run took."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FileWritten:
+    """A file that the run left, and what it is for."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything on the page; a section whose data is None or empty is left out.
+
+    Attributes
+    ----------
+    title, summary : str
+        The summary is one sentence that says what happened.
+    provenance : str
+        Program, version, date: one line at the foot.
+    configuration : mapping
+        The resolved configuration; values may be mappings themselves.
+    """
+
+    title: str
+    summary: str
+    provenance: str = ""
+    key_figures: tuple[KeyFigure, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    gallery: Gallery | None = None
+    neighbourhoods: tuple[Neighbourhood, ...] = ()
+    attention: AttentionMap | None = None
+    angle_profiles: tuple[AngleProfile, ...] = ()
+    radial: RadialCurves | None = None
+    histograms: tuple[Histogram, ...] = ()
+    guard: GuardCheck | None = None
+    timings: tuple[StageTime, ...] = ()
+    files: tuple[FileWritten, ...] = ()
+    configuration: Mapping[str, object] | None = None

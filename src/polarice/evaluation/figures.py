@@ -1,0 +1,248 @@
+"""Pictures for the report: grey images and small charts, as PNG bytes.
+
+Charts are drawn twice, on light and on dark paper, at the size of a phone's screen, so that their
+lettering stays readable wherever they are shown.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
+
+from polarice.imaging import fourier_resample
+
+from .content import AngleProfile, AttentionMap, Floats, Histogram, RadialCurve, RadialCurves
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Chart",
+    "Theme",
+    "angle_chart",
+    "attention_chart",
+    "frc_chart",
+    "gain_chart",
+    "grey_png",
+    "grey_range",
+    "histogram_chart",
+    "power_chart",
+]
+
+CHART_WIDTH_IN = 4.6
+CHART_HEIGHT_IN = 3.0
+DOTS_PER_INCH = 192
+LARGEST_SIDE_PX = 128
+SMALLEST_PNG_PX = 192
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a chart: paper, lettering, lines that recede, and the series in order."""
+
+    paper: str
+    ink: str
+    quiet: str
+    series: tuple[str, ...]
+
+
+LIGHT = Theme("#ffffff", "#24292e", "#c9ced3", ("#2c6183", "#b3622b", "#5d7a3a", "#7b5c93", "#8a8f94"))
+DARK = Theme("#1b1f23", "#dde1e4", "#4a5157", ("#7db4d8", "#e09a66", "#a5c07c", "#bb9dd3", "#9aa0a5"))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart as two PNGs, and the width and height in CSS pixels at which to show it."""
+
+    light: bytes
+    dark: bytes
+    width_px: int
+    height_px: int
+
+
+def grey_range(images: Floats) -> tuple[float, float]:
+    """Grey values that are drawn black and white: the 0.3rd and 99.7th percentile of all images."""
+    low, high = np.percentile(images, (0.3, 99.7))
+    return (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
+
+
+def grey_png(image: Floats, low: float, high: float) -> bytes:
+    """Draw an image in grey; large ones are Fourier-cropped, small ones are given larger pixels.
+
+    Parameters
+    ----------
+    image : array, shape (L, L)
+    low, high : float
+        Grey values of black and white.
+    """
+    if image.shape[-1] > LARGEST_SIDE_PX:
+        image = fourier_resample(torch.as_tensor(image).float(), LARGEST_SIDE_PX).numpy()
+    # Whole multiples, so that the browser never has to make some pixels wider than others.
+    factor = -(-SMALLEST_PNG_PX // image.shape[-1])
+    buffer = io.BytesIO()
+    enlarged = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
+    imsave(buffer, enlarged, vmin=low, vmax=high, cmap="gray", format="png")
+    return buffer.getvalue()
+
+
+def gain_chart(radial: RadialCurves) -> Chart:
+    """Amplitude kept against resolution."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        _radial(axes, theme, radial, radial.gain)
+        axes.axhline(1, color=theme.quiet, linewidth=0.8, zorder=0)
+        lowest, highest = _span(radial.gain)
+        axes.set_ylim(min(0.0, 1.05 * lowest), max(1.05, 1.05 * highest))
+        axes.set_ylabel("amplitude kept")
+
+    return _chart(draw)
+
+
+def frc_chart(radial: RadialCurves) -> Chart:
+    """Fourier ring correlation against resolution, with the threshold of one half."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        _radial(axes, theme, radial, radial.frc)
+        axes.axhline(0.5, color=theme.ink, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_ylim(min(0.0, 1.05 * _span(radial.frc)[0]), 1.03)
+        axes.set_ylabel("ring correlation")
+
+    return _chart(draw)
+
+
+def power_chart(radial: RadialCurves) -> Chart:
+    """Mean power in each ring against resolution, on a logarithmic scale."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        _radial(axes, theme, radial, radial.power)
+        axes.set_yscale("log")
+        axes.set_ylabel("power")
+
+    return _chart(draw)
+
+
+def histogram_chart(histogram: Histogram) -> Chart:
+    """How many particles have which value, with the median marked."""
+    values = np.asarray(histogram.values, dtype=np.float64)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        axes.hist(values, bins=min(40, max(8, int(np.sqrt(values.size)))), color=theme.series[0])
+        median = float(np.median(values))
+        axes.axvline(median, color=theme.series[1], linewidth=1.4, label=f"median {median:.3g}")
+        axes.set_xlabel(_plain(histogram.axis_label))
+        axes.set_ylabel("particles")
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.legend()
+
+    return _chart(draw)
+
+
+def attention_chart(attention: AttentionMap) -> Chart:
+    """Attention weights as a heat map, queries down, images across."""
+    weights = np.asarray(attention.weights, dtype=np.float64)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        colours = LinearSegmentedColormap.from_list("attention", [theme.paper, theme.series[0], theme.ink])
+        drawn = axes.imshow(
+            weights, cmap=colours, vmin=0, vmax=max(float(weights.max()), 1e-12), aspect="auto"
+        )
+        axes.grid(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+            axis.set_major_formatter(lambda position, _: f"{position + 1:.0f}")
+        axes.set_xlabel(_plain(attention.image_label))
+        axes.set_ylabel(_plain(attention.query_label))
+        bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+        bar.set_label("attention weight")
+        bar.outline.set_visible(False)
+
+    return _chart(draw)
+
+
+def angle_chart(profile: AngleProfile) -> Chart:
+    """Attention of one query against the in-plane angle, a curve for each neighbour."""
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for index, (name, curve) in enumerate(zip(profile.names, profile.weights, strict=True)):
+            axes.plot(
+                profile.angles_deg, curve, color=theme.series[index % len(theme.series)], label=_plain(name)
+            )
+        axes.set_xlabel("in-plane angle (°)")
+        axes.set_ylabel("attention weight")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 3, 4.5, 6, 9, 10]))
+        axes.legend()
+
+    return _chart(draw)
+
+
+def _radial(axes: Axes, theme: Theme, radial: RadialCurves, curves: tuple[RadialCurve, ...]) -> None:
+    """Curves over the rings, their axis lettered in Å; the mean grey value (ring 0) is left out."""
+    for index, curve in enumerate(curves):
+        rings = np.arange(1, len(curve.values))
+        colour = theme.series[index % len(theme.series)]
+        axes.plot(rings, np.asarray(curve.values)[1:], color=colour, label=_plain(curve.label))
+    last = radial.box // 2
+    axes.set_xlim(0, last)
+    ticks = np.linspace(0, last, 5)[1:]
+    axes.set_xticks(ticks, [f"{radial.box * radial.pixel_size_A / tick:.3g}" for tick in ticks])
+    axes.set_xlabel("resolution (Å), finer to the right")
+    axes.legend()
+
+
+def _span(curves: tuple[RadialCurve, ...]) -> tuple[float, float]:
+    """Least and greatest value of what `_radial` draws."""
+    values = np.concatenate([np.asarray(curve.values)[1:] for curve in curves])
+    return float(values.min()), float(values.max())
+
+
+def _plain(words: str) -> str:
+    """Words that matplotlib must not read as a formula."""
+    return words.replace("$", r"\$")
+
+
+def _chart(draw: Callable[[Axes, Theme], None]) -> Chart:
+    """Draw on light and on dark paper, without pyplot's global state."""
+    pages = []
+    for theme in (LIGHT, DARK):
+        style: Any = {
+            "font.size": 9,
+            "axes.labelcolor": theme.ink,
+            "xtick.color": theme.ink,
+            "ytick.color": theme.ink,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "ytick.minor.size": 0,
+            "axes.edgecolor": theme.quiet,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+            "axes.grid": True,
+            "axes.grid.axis": "y",
+            "axes.axisbelow": True,
+            "grid.color": theme.quiet,
+            "grid.linewidth": 0.4,
+            "legend.frameon": False,
+            "legend.handlelength": 1.4,
+            "legend.labelcolor": theme.ink,
+            "figure.facecolor": theme.paper,
+            "axes.facecolor": theme.paper,
+            "figure.constrained_layout.use": True,
+        }
+        with rc_context(style):
+            figure = Figure(figsize=(CHART_WIDTH_IN, CHART_HEIGHT_IN))
+            draw(figure.add_subplot(), theme)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        pages.append(buffer.getvalue())
+    return Chart(pages[0], pages[1], round(CHART_WIDTH_IN * 96), round(CHART_HEIGHT_IN * 96))

@@ -1,0 +1,264 @@
+"""The report's sections as HTML fragments.
+
+Every fragment is well-formed XML too, and everything that came from outside passes `text`.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from . import figures
+from .content import (
+    AttentionMap,
+    Floats,
+    Gallery,
+    GuardCheck,
+    Histogram,
+    Neighbourhood,
+    RadialCurves,
+    ReportContent,
+)
+
+__all__ = ["Section", "duration", "number", "sections", "text"]
+
+# Anchor, heading, body.
+Section = tuple[str, str, str]
+
+
+def sections(content: ReportContent) -> list[Section]:
+    """All sections that have something to say, in the order of the page."""
+    found = [
+        ("images", "Before and after", _images(content.gallery) if content.gallery else ""),
+        ("neighbours", "What a particle was denoised with", _neighbourhoods(content.neighbourhoods)),
+        ("attention", "Attention between images", _attention(content)),
+        ("frequencies", "Down to which detail", _radial(content.radial) if content.radial else ""),
+        ("confidence", "How far to trust each particle", _histograms(content.histograms)),
+        ("guard", "What pure noise turns into", _guard(content.guard) if content.guard else ""),
+        ("time", "Where the time went", _timings(content)),
+        ("files", "Files", _files(content)),
+        ("configuration", "Settings", _configuration(content)),
+    ]
+    return [(anchor, heading, body) for anchor, heading, body in found if body]
+
+
+def text(value: object) -> str:
+    """Escape anything for use as HTML text or as an attribute's value."""
+    return html.escape(str(value))
+
+
+def number(value: float, format_spec: str = ".3g") -> str:
+    """Format a number with a true minus sign."""
+    return format(value, format_spec).replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "0.4 s", "3 min 12 s", "2 h 05 min"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _image(image: Floats, low: float, high: float, alt: str) -> str:
+    uri = _data_uri(figures.grey_png(image, low, high))
+    return f'<img class="particle" src="{uri}" alt="{text(alt)}" />'
+
+
+def _chart(chart: figures.Chart, caption: str, alt: str) -> str:
+    size = f'width="{chart.width_px}" height="{chart.height_px}"'
+    return (
+        '<figure class="chart"><picture>'
+        '<source media="screen and (prefers-color-scheme: dark)"'
+        f' srcset="{_data_uri(chart.dark)}" />'
+        f'<img src="{_data_uri(chart.light)}" alt="{text(alt)}" {size} />'
+        f"</picture><figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _paragraph(body: str) -> str:
+    return f"<p>{body}</p>" if body else ""
+
+
+def _images(gallery: Gallery) -> str:
+    lead = (
+        "Each column is one particle, each row one step. All images of a row share the grey range stated "
+        "beside its name, from black to white."
+    )
+    return _paragraph(lead) + _gallery(gallery)
+
+
+def _gallery(gallery: Gallery) -> str:
+    cells = []
+    for row in gallery.rows:
+        low, high = row.grey or figures.grey_range(row.images)
+        cells.append(
+            f'<div class="rowname"><strong>{text(row.label)}</strong> <span>{text(row.note)}</span> '
+            f'<span class="range">grey {number(low)} to {number(high)}</span></div>'
+        )
+        cells += [
+            _image(image, low, high, f"{row.label}, {column}")
+            for column, image in zip(gallery.columns, row.images, strict=True)
+        ]
+    cells += [f'<div class="colname">{text(column)}</div>' for column in gallery.columns]
+    columns = f"--n:{len(gallery.columns)}"
+    return f'<div class="scroll"><div class="gallery" style="{columns}">{"".join(cells)}</div></div>'
+
+
+def _neighbourhoods(neighbourhoods: tuple[Neighbourhood, ...]) -> str:
+    if not neighbourhoods:
+        return ""
+    lead = (
+        "First a particle as it came, then the images that it drew on, each already turned into the "
+        "particle’s own frame by the angle beneath it; bar and percentage are that image’s share of the "
+        "attention. Last, what came out. Where the neighbours do not look like the particle, do not trust "
+        "the result."
+    )
+    return _paragraph(lead) + "".join(_neighbourhood(each) for each in neighbourhoods)
+
+
+def _neighbourhood(one: Neighbourhood) -> str:
+    raw = np.stack([one.query, *(neighbour.image for neighbour in one.neighbours)])
+    low, high = figures.grey_range(raw)
+    largest = max((neighbour.weight for neighbour in one.neighbours), default=1.0) or 1.0
+    own = (
+        f'<div class="tile own">{_image(one.query, low, high, f"{one.label}, as it came")}'
+        f"<b>{text(one.label)}</b><span>as it came</span></div>"
+    )
+    strip = []
+    for neighbour in one.neighbours:
+        angle = (neighbour.angle_deg + 180) % 360 - 180
+        alt = f"{neighbour.label}, turned by {angle:.0f} degrees"
+        strip.append(
+            f'<div class="tile">{_image(neighbour.image, low, high, alt)}'
+            f'<i class="bar" style="--share:{100 * neighbour.weight / largest:.1f}%"></i>'
+            f"<b>{number(angle, '+.0f')}°</b><span>{neighbour.weight:.1%}</span>"
+            f'<span class="who">{text(neighbour.label)}</span></div>'
+        )
+    low, high = figures.grey_range(one.denoised)
+    out = (
+        f'<div class="tile out">{_image(one.denoised, low, high, f"{one.label}, denoised")}'
+        "<b>denoised</b></div>"
+    )
+    note = f'<p class="aside">{text(one.note)}</p>' if one.note else ""
+    return f'<div class="neighbourhood">{own}<div class="strip">{"".join(strip)}</div>{out}</div>{note}'
+
+
+def _attention(content: ReportContent) -> str:
+    charts = []
+    if content.attention is not None:
+        charts.append(_attention_map(content.attention))
+    for profile in content.angle_profiles:
+        caption = (
+            f"<b>{text(profile.label)}: attention by in-plane angle.</b> One sharp peak means that the "
+            "rotation was found; a flat curve means that it was not."
+        )
+        charts.append(_chart(figures.angle_chart(profile), caption, f"Attention by angle, {profile.label}"))
+    return _charts(charts)
+
+
+def _attention_map(attention: AttentionMap) -> str:
+    caption = (
+        f"<b>Who attended to whom.</b> {text(attention.note)} Each row is one particle, each column an image "
+        "it could attend to; the darker or, on a dark page, the brighter, the larger its share, summed "
+        "over all in-plane angles."
+    )
+    return _chart(figures.attention_chart(attention), caption, "Attention weights as a heat map")
+
+
+def _radial(radial: RadialCurves) -> str:
+    charts = []
+    if radial.gain:
+        caption = (
+            f"<b>Amplitude kept</b>, relative to {text(radial.gain_reference)}. At 1 nothing is damped; "
+            "where the curve falls, detail of that size has been smoothed away."
+        )
+        charts.append(_chart(figures.gain_chart(radial), caption, "Amplitude kept against resolution"))
+    if radial.frc:
+        caption = (
+            f"<b>Fourier ring correlation</b> with {text(radial.frc_reference)}. 1 is perfect agreement "
+            "at that resolution, 0 none; the dashed line marks one half."
+        )
+        charts.append(_chart(figures.frc_chart(radial), caption, "Ring correlation against resolution"))
+    if radial.power:
+        caption = "<b>Power spectrum</b>, averaged over rings and particles, on a logarithmic scale."
+        charts.append(_chart(figures.power_chart(radial), caption, "Power against resolution"))
+    return _charts(charts)
+
+
+def _histograms(histograms: tuple[Histogram, ...]) -> str:
+    return _charts(
+        [
+            _chart(figures.histogram_chart(each), f"<b>{text(each.title)}.</b> {text(each.note)}", each.title)
+            for each in histograms
+        ]
+    )
+
+
+def _charts(charts: list[str]) -> str:
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
+
+
+def _guard(guard: GuardCheck) -> str:
+    lead = (
+        "Noise with the spectrum of these data, but with no particle in it, went through the same steps. "
+        f"It kept <b>{guard.noise_energy:.2%}</b> of its energy; the particles kept "
+        f"<b>{guard.particle_energy:.2%}</b> of theirs. A denoiser that draws proteins into noise would "
+        "show here."
+    )
+    return _paragraph(lead) + (_gallery(guard.gallery) if guard.gallery else "")
+
+
+def _timings(content: ReportContent) -> str:
+    if not content.timings:
+        return ""
+    longest = max(each.seconds for each in content.timings) or 1.0
+    rows = "".join(
+        f'<tr><th scope="row">{text(each.stage)}</th>'
+        f'<td><i class="bar" style="--share:{100 * each.seconds / longest:.1f}%"></i></td>'
+        f"<td>{duration(each.seconds)}</td></tr>"
+        for each in content.timings
+    )
+    total = duration(sum(each.seconds for each in content.timings))
+    return (
+        f'<table class="times"><tbody>{rows}</tbody><tfoot><tr><th scope="row">all together</th>'
+        f"<td></td><td>{total}</td></tr></tfoot></table>"
+    )
+
+
+def _files(content: ReportContent) -> str:
+    rows = "".join(f"<dt>{text(each.path)}</dt><dd>{text(each.what)}</dd>" for each in content.files)
+    return f'<dl class="files">{rows}</dl>' if rows else ""
+
+
+def _configuration(content: ReportContent) -> str:
+    if not content.configuration:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{text(key)}</th><td>{text(value)}</td></tr>'
+        for key, value in _flatten(content.configuration)
+    )
+    return (
+        "<details><summary>Every setting of this run, defaults included</summary>"
+        f'<table class="settings"><tbody>{rows}</tbody></table></details>'
+    )
+
+
+def _flatten(configuration: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values as JSON writes them."""
+    for key, value in configuration.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value, default=str, ensure_ascii=False)

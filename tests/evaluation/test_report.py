@@ -1,0 +1,223 @@
+import base64
+import io
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from polarice.errors import OutputError
+from polarice.evaluation.content import (
+    AngleProfile,
+    AttentionMap,
+    FileWritten,
+    Gallery,
+    GalleryRow,
+    GuardCheck,
+    Histogram,
+    KeyFigure,
+    Neighbour,
+    Neighbourhood,
+    Notice,
+    RadialCurve,
+    RadialCurves,
+    ReportContent,
+    StageTime,
+)
+from polarice.evaluation.report import report_html, write_report
+
+NAMESPACE = {"h": "http://www.w3.org/1999/xhtml"}
+NASTY = """<script>alert("x & 'y'")</script>"""
+
+
+@pytest.fixture(scope="module")
+def full() -> ReportContent:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 16, 16))
+    gallery = Gallery(
+        ("row 1", "row 2", "row 3"),
+        (GalleryRow("Noisy", "as it came", images), GalleryRow("Denoised", "", images / 9, grey=(-1.5, 2))),
+    )
+    neighbours = tuple(
+        Neighbour(f"row {i}", images[i], angle, weight)
+        for i, angle, weight in ((1, 190.0, 0.5), (2, 20, 0.25))
+    )
+    ring = np.linspace(1, 0, 9)
+    return ReportContent(
+        title="A run",
+        summary="Something happened.",
+        provenance="polarice 0",
+        key_figures=(KeyFigure("Particles", "3", "all of them"),),
+        notices=(Notice("No half-set labels"), Notice("Only for looking", "note")),
+        gallery=gallery,
+        neighbourhoods=(Neighbourhood("row 1", images[0], neighbours, images[0], "two of two"),),
+        attention=AttentionMap(rng.random((4, 6))),
+        angle_profiles=(
+            AngleProfile("row 1", np.arange(12) * 30.0, rng.random((2, 12)), ("row 2", "row 3")),
+        ),
+        radial=RadialCurves(
+            16,
+            2.0,
+            gain=(RadialCurve("denoised", ring),),
+            frc=(RadialCurve("denoised", ring),),
+            power=(RadialCurve("noisy", ring + 0.1),),
+        ),
+        histograms=(Histogram("Effective images", "images", rng.random(50)),),
+        guard=GuardCheck(0.004, 0.21, gallery),
+        timings=(StageTime("denoise", 192.4), StageTime("write", 1.26)),
+        files=(FileWritten(Path("out/denoised.star"), "the table"),),
+        configuration={"model": {"grid": {"radii": 32}}, "low_pass_A": None, "path": Path("out")},
+    )
+
+
+def parse(page: str) -> ET.Element:
+    """Every fragment is well-formed, so a strict parser must accept the page."""
+    return ET.fromstring(page)
+
+
+def visible(page: str) -> str:
+    return " ".join(" ".join(parse(page).find("h:body", NAMESPACE).itertext()).split())  # type: ignore[union-attr]
+
+
+def test_page_is_well_formed_and_anchors_lead_somewhere(full: ReportContent) -> None:
+    root = parse(report_html(full))
+    identifiers = [element.get("id") for element in root.iter() if element.get("id")]
+    targets = [element.get("href") for element in root.iter() if element.get("href")]
+    assert len(identifiers) == len(set(identifiers)) == 9
+    assert targets == [f"#{identifier}" for identifier in identifiers]
+    headings = [element.tag for element in root.iter() if re.search(r"}h\d$", element.tag)]
+    assert headings[0].endswith("h1")
+    assert all(tag.endswith("h2") for tag in headings[1:])
+
+
+def test_void_elements_are_as_html_wants_them(full: ReportContent) -> None:
+    # Browsers read the page as HTML: no element may rely on XML's self-closing but the void ones.
+    closed: set[str] = set()
+
+    class Reader(HTMLParser):
+        def handle_startendtag(self, tag: str, attrs: object) -> None:
+            closed.add(tag)
+
+    Reader().feed(report_html(full))
+    assert closed == {"img", "meta", "source"}
+
+
+def test_page_fetches_nothing(full: ReportContent) -> None:
+    page = report_html(full)
+    root = parse(page)
+    for element in root.iter():
+        assert not element.tag.endswith(("script", "link", "iframe", "object"))
+        for name in ("src", "srcset"):
+            assert element.get(name, "data:").startswith("data:")
+        assert not [name for name in element.attrib if name.startswith("on")]
+    without_namespace = page.replace(NAMESPACE["h"], "")
+    assert not re.search(r"https?://|url\(|@import", without_namespace)
+    assert "default-src &#x27;none&#x27;" in page
+
+
+def test_images_are_true_pictures_with_words(full: ReportContent) -> None:
+    images = [element for element in parse(report_html(full)).iter() if element.tag.endswith("}img")]
+    # Two galleries of 2 × 3, one query with two neighbours and its result, six charts.
+    assert len(images) == 12 + 4 + 6
+    for element in images:
+        assert element.get("alt")
+        kind, _, data = element.get("src", "").partition(",")
+        assert kind == "data:image/png;base64"
+        picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)), format="png")
+        assert min(picture.shape[:2]) >= 128
+        assert picture[..., :3].std() > 0.01
+
+
+def test_charts_come_for_light_and_dark_paper(full: ReportContent) -> None:
+    root = parse(report_html(full))
+    sources = [element for element in root.iter() if element.tag.endswith("}source")]
+    assert len(sources) == 6
+    for source in sources:
+        assert "dark" in source.get("media", "")
+        data = source.get("srcset", "").partition(",")[2]
+        picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)), format="png")
+        assert picture[0, 0, :3].mean() < 0.2
+
+
+def test_words_say_what_is_shown(full: ReportContent) -> None:
+    words = visible(report_html(full))
+    for expected in (
+        "No half-set labels",
+        "grey −1.5 to 2",
+        "−170°",
+        "50.0%",
+        "0.40%",
+        "21.00%",
+        "3 min 12 s",
+        "1.3 s",
+        "3 min 14 s",
+        "model.grid.radii 32",
+        "low_pass_A null",
+        "out/denoised.star the table",
+    ):
+        assert expected in words
+
+
+def test_absent_sections_are_left_out() -> None:
+    page = report_html(ReportContent("A run", "Nothing happened."))
+    root = parse(page)
+    assert not [e for e in root.iter() if e.tag.endswith(("section", "img", "nav", "dl", "footer", "table"))]
+    assert visible(page) == "A run Nothing happened."
+    page = report_html(ReportContent("A", "B", timings=(StageTime("read", 0.0),)))
+    assert [e.get("id") for e in parse(page).iter() if e.tag.endswith("section")] == ["time"]
+    only_frc = RadialCurves(16, 2.0, frc=(RadialCurve("a", np.linspace(1, -0.2, 9)),))
+    page = report_html(ReportContent("A", "B", radial=only_frc))
+    assert len([e for e in parse(page).iter() if e.tag.endswith("figure")]) == 1
+
+
+def test_words_from_outside_are_escaped() -> None:
+    image = np.eye(8)
+    content = ReportContent(
+        title=NASTY,
+        summary=NASTY,
+        provenance=NASTY,
+        key_figures=(KeyFigure(NASTY, NASTY, NASTY),),
+        notices=(Notice(NASTY),),
+        gallery=Gallery((NASTY,), (GalleryRow(NASTY, NASTY, image[None]),)),
+        neighbourhoods=(Neighbourhood(NASTY, image, (Neighbour(NASTY, image, 0, 1),), image, NASTY),),
+        attention=AttentionMap(image, note=NASTY),
+        radial=RadialCurves(
+            16, 2.0, (RadialCurve("$\\x", np.ones(9)),), NASTY, (RadialCurve("a$b$", np.ones(9)),), NASTY
+        ),
+        histograms=(Histogram(NASTY, "$\\frac$", np.ones(3), NASTY),),
+        timings=(StageTime(NASTY, 1),),
+        files=(FileWritten(Path("x") / NASTY, NASTY),),
+        configuration={NASTY: {NASTY: NASTY}},
+    )
+    page = report_html(content)
+    assert "<script" not in page
+    assert not [element for element in parse(page).iter() if element.tag.endswith("script")]
+    # Each of them is still there to be read: 20 in the body besides the title's and those in alt texts.
+    assert visible(page).count("alert(") >= 20
+
+
+def test_report_is_written_beside_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("older")
+    content = ReportContent("A run", "Something happened, 10 Å.")
+    assert write_report(path, content) == path
+    assert path.read_text(encoding="utf-8") == report_html(content)
+    assert list(tmp_path.iterdir()) == [path]
+
+    def full_disk(self: Path, *args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    path.write_text("older")
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OutputError, match="No space left"):
+        write_report(path, content)
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"absent.*Check that the folder exists"):
+        write_report(tmp_path / "absent" / "report.html", ReportContent("A", "B"))
