@@ -65,7 +65,7 @@ def matrix_to_euler(matrix: Tensor) -> Tensor:
     at_pole = sin_tilt < 1e-6
     zero = torch.zeros_like(tilt)
     rot = torch.where(at_pole, zero, torch.atan2(matrix[..., 2, 1], matrix[..., 2, 0]))
-    psi_pole = torch.atan2(-matrix[..., 1, 0], matrix[..., 1, 1])
+    psi_pole = torch.atan2(matrix[..., 0, 1], matrix[..., 1, 1])
     psi = torch.where(at_pole, psi_pole, torch.atan2(matrix[..., 1, 2], -matrix[..., 0, 2]))
     return torch.rad2deg(torch.stack([rot, tilt, psi], -1))
 

@@ -47,7 +47,8 @@ def radius_grid(
 
 def filter_images(images: Tensor, transfer: Tensor) -> Tensor:
     """Multiply the spectra of images ``(..., L, L)`` by a half-spectrum ``(..., L, L // 2 + 1)``."""
-    return torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+    filtered: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * transfer, s=images.shape[-2:])
+    return filtered
 
 
 def shift_phases(box: int, shifts_px: Tensor) -> Tensor:
@@ -64,13 +65,13 @@ def shift_phases(box: int, shifts_px: Tensor) -> Tensor:
     Tensor, shape (..., box, box // 2 + 1), complex
     """
     fy, fx = frequency_grid(box, device=shifts_px.device, dtype=shifts_px.dtype)
-    angle = -2 * math.pi * (shifts_px[..., 0, None, None] * fx + shifts_px[..., 1, None, None] * fy)
-    ramp = torch.polar(torch.ones_like(angle), angle)
-    if box % 2 == 0:
-        # At the Nyquist frequency a real image keeps the cosine alone.
-        ramp[..., box // 2, :] = ramp[..., box // 2, :].real.to(ramp.dtype)
-        ramp[..., :, box // 2] = ramp[..., :, box // 2].real.to(ramp.dtype)
-    return ramp
+    return _ramp(fy, shifts_px[..., 1]) * _ramp(fx, shifts_px[..., 0])
+
+
+def _ramp(frequency: Tensor, shift_px: Tensor) -> Tensor:
+    """Phases of a shift along one axis; at the Nyquist frequency a real image keeps the cosine alone."""
+    angle = -2 * math.pi * shift_px[..., None, None] * frequency
+    return torch.complex(angle.cos(), torch.where(frequency.abs() == 0.5, 0.0, angle.sin()))
 
 
 def shift_images(images: Tensor, shifts_px: Tensor) -> Tensor:
@@ -88,33 +89,28 @@ def fourier_resample(images: Tensor, box: int) -> Tensor:
     if old == box:
         return images
     spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(-2, -1))), dim=(-2, -1))
+    for _ in range(2):
+        spectrum = _resize_last_axis(spectrum, box).transpose(-2, -1)
+    resampled: Tensor = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real
+    centred: Tensor = torch.fft.fftshift(resampled, dim=(-2, -1))
+    return centred * (box / old) ** 2
+
+
+def _resize_last_axis(spectrum: Tensor, box: int) -> Tensor:
+    """Crop or pad a centred spectrum; a lone Nyquist frequency is the mean of its two signs."""
+    old = spectrum.shape[-1]
+    start = abs(old // 2 - box // 2)
     if box < old:
-        start = old // 2 - box // 2
-        spectrum = spectrum[..., start : start + box, start : start + box]
+        resized = spectrum[..., start : start + box].clone()
+        if box % 2 == 0:
+            resized[..., 0] = (spectrum[..., start] + spectrum[..., start + box]) / 2
     else:
-        start = box // 2 - old // 2
-        padded = spectrum.new_zeros(*spectrum.shape[:-2], box, box)
-        padded[..., start : start + old, start : start + old] = spectrum
-        spectrum = padded
-    if min(old, box) % 2 == 0:
-        # The row at minus Nyquist has lost (or never had) its partner: give both half.
-        spectrum = _symmetrise_nyquist(spectrum, min(old, box))
-    resampled = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real
-    return torch.fft.fftshift(resampled, dim=(-2, -1)) * (box / old) ** 2
-
-
-def _symmetrise_nyquist(spectrum: Tensor, small: int) -> Tensor:
-    """Halve the lone Nyquist row and column of a centred spectrum when it has been padded."""
-    box = spectrum.shape[-1]
-    if box == small:
-        return spectrum
-    lo, hi = box // 2 - small // 2, box // 2 + small // 2
-    spectrum[..., lo, :] *= 0.5
-    spectrum[..., :, lo] *= 0.5
-    mirror = torch.roll(spectrum.flip(-2, -1), (1, 1) if box % 2 == 0 else (0, 0), dims=(-2, -1)).conj()
-    spectrum[..., hi, :] += mirror[..., hi, :]
-    spectrum[..., :hi, hi] += mirror[..., :hi, hi]
-    return spectrum
+        resized = spectrum.new_zeros(*spectrum.shape[:-1], box)
+        resized[..., start : start + old] = spectrum
+        if old % 2 == 0:
+            resized[..., start] = spectrum[..., 0] / 2
+            resized[..., start + old] = spectrum[..., 0] / 2
+    return resized
 
 
 def soft_disc(
