@@ -1,0 +1,30 @@
+"""What a user brings and takes away: particle stacks, their files, and their preprocessing."""
+
+from .info import describe, format_description
+from .mrc import MrcHeader, MrcReader, MrcStackWriter, read_header
+from .preprocess import Preprocessor
+from .scan import Contrast, ImageStatistics, StackScan, measure, scan
+from .stack import ParticleStack
+from .star import StarTable, read_star, write_star
+from .writer import ParticleWriter, denoised_columns
+
+__all__ = [
+    "Contrast",
+    "ImageStatistics",
+    "MrcHeader",
+    "MrcReader",
+    "MrcStackWriter",
+    "ParticleStack",
+    "ParticleWriter",
+    "Preprocessor",
+    "StackScan",
+    "StarTable",
+    "denoised_columns",
+    "describe",
+    "format_description",
+    "measure",
+    "read_header",
+    "read_star",
+    "scan",
+    "write_star",
+]

@@ -1,0 +1,290 @@
+"""What the tables of a particle stack say: columns, pixel size, CTF, poses, half sets.
+
+A particle-level column overrides the optics-group column of the same name; the optics table may
+stand anywhere in the file.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from polarice.conventions import euler_to_matrix
+from polarice.errors import ParticleFileError
+from polarice.imaging import CTF
+
+from .star import StarTable
+
+__all__ = ["ParticleMetadata"]
+
+_GIVE_PIXEL_SIZE = "Give it with --pixel-size (pixel_size_A in Python)"
+_REQUIRED_CTF = ("rlnDefocusU", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+
+
+class ParticleMetadata:
+    """The tables of ``n`` particles and what they mean.
+
+    Parameters
+    ----------
+    path : Path
+        The STAR or MRC file, for messages.
+    tables : list of StarTable
+        Every block of the STAR file in its order; empty for a bare stack.
+    count : int
+        Number of particles.
+    pixel_size_A : float, optional
+        Å per pixel; overrides what the tables say.
+
+    Attributes
+    ----------
+    particles, optics : StarTable or None
+        The particle table, and the optics table where there is one.
+    """
+
+    def __init__(
+        self, path: Path, tables: list[StarTable], count: int, pixel_size_A: float | None = None
+    ) -> None:
+        self.path = path
+        self.tables = tables
+        self.particles = find_particle_table(path, tables) if tables else None
+        self.optics = next((table for table in tables if table.name == "optics" and len(table)), None)
+        self._count = count
+        self._given_pixel_size = pixel_size_A
+        self._numeric: dict[str, NDArray[np.float64] | None] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def column(self, name: str) -> list[str] | None:
+        """Text of a column, one value a particle; None where neither table has it.
+
+        Parameters
+        ----------
+        name : str
+            Without the leading underscore. A particle-level column overrides the optics group's.
+        """
+        if self.particles is not None and name in self.particles.columns:
+            return self.particles.columns[name]
+        if self.optics is None or name not in self.optics.columns:
+            return None
+        values = self.optics.columns[name]
+        return [values[row] for row in self._optics_rows]
+
+    def numeric(self, name: str) -> NDArray[np.float64] | None:
+        """Return a column as numbers, shape (n,); None where neither table has it.
+
+        Raises
+        ------
+        ParticleFileError
+            If a value is not a number, with its row.
+        """
+        if name not in self._numeric:
+            text = self.column(name)
+            self._numeric[name] = None if text is None else self._to_numbers(name, text)
+        return self._numeric[name]
+
+    def _to_numbers(self, name: str, text: list[str]) -> NDArray[np.float64]:
+        try:
+            return np.array(text, dtype=np.float64)
+        except ValueError:
+            row, value = next((row, value) for row, value in enumerate(text, 1) if not _is_number(value))
+            raise ParticleFileError(
+                f"column _{name} has '{value}', which is not a number", path=self.path, row=row
+            ) from None
+
+    @cached_property
+    def optics_groups(self) -> NDArray[np.int64]:
+        """Optics group of each particle as numbered in the file, shape (n,); 1 where there are none."""
+        text = None if self.particles is None else self.particles.columns.get("rlnOpticsGroup")
+        if text is not None:
+            return self._to_numbers("rlnOpticsGroup", text).astype(np.int64)
+        if self.optics is not None and "rlnOpticsGroup" in self.optics.columns and len(self.optics) == 1:
+            return np.full(len(self), int(self.optics.columns["rlnOpticsGroup"][0]))
+        return np.ones(len(self), dtype=np.int64)
+
+    @cached_property
+    def _optics_rows(self) -> list[int]:
+        """Row of the optics table for each particle."""
+        assert self.optics is not None
+        if "rlnOpticsGroup" not in self.optics.columns:
+            raise ParticleFileError("the optics table has no _rlnOpticsGroup", path=self.path)
+        numbers = self._to_numbers("rlnOpticsGroup", self.optics.columns["rlnOpticsGroup"])
+        row_of = {int(number): row for row, number in enumerate(numbers)}
+        groups = self.optics_groups.tolist()
+        for row, group in enumerate(groups, 1):
+            if group not in row_of:
+                raise ParticleFileError(
+                    f"optics group {group} is not in the optics table", path=self.path, row=row
+                )
+        return [row_of[group] for group in groups]
+
+    def rows(self, rows: slice | ArrayLike) -> NDArray[np.int64]:
+        """Row numbers, counted from 0, that a slice or an integer array stands for."""
+        return np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
+
+    @cached_property
+    def pixel_size_A(self) -> float:
+        """Å per pixel, one for the whole stack.
+
+        Raises
+        ------
+        ParticleFileError
+            If it is nowhere, or differs between particles by more than 0.1 %.
+        """
+        if self._given_pixel_size is not None:
+            return self._given_pixel_size
+        sizes = self.pixel_sizes_A()
+        if sizes is None or not len(sizes):
+            raise ParticleFileError("the pixel size is nowhere", path=self.path, hint=_GIVE_PIXEL_SIZE)
+        low, high = float(sizes.min()), float(sizes.max())
+        if not low > 0:
+            raise ParticleFileError(
+                f"a pixel size of {low} A makes no sense", path=self.path, hint=_GIVE_PIXEL_SIZE
+            )
+        if high > low * 1.001:
+            raise ParticleFileError(
+                f"the pixel sizes differ between particles: from {low:.4f} to {high:.4f} A", path=self.path,
+                hint="Bring the optics groups to one pixel size and box, or split the stack by them",
+            )  # fmt: skip
+        return float(np.median(sizes))
+
+    def pixel_sizes_A(self) -> NDArray[np.float64] | None:
+        """Pixel size of each particle as the tables say it, shape (n,); None where they do not."""
+        for name in ("rlnImagePixelSize", "rlnPixelSize"):
+            sizes = self.numeric(name)
+            if sizes is not None:
+                return sizes
+        detector_um, magnification = self.numeric("rlnDetectorPixelSize"), self.numeric("rlnMagnification")
+        if detector_um is None or magnification is None:
+            return None
+        return detector_um * 1e4 / np.where(magnification > 0, magnification, np.inf)
+
+    @property
+    def missing_ctf_columns(self) -> list[str]:
+        """CTF columns that must be there and are not.
+
+        The defocus along V, its angle, the phase shift and the B-factor may be absent, as in RELION;
+        an astigmatic defocus without its angle may not.
+        """
+        missing = [name for name in _REQUIRED_CTF if not self.has_column(name)]
+        if self.has_column("rlnDefocusV") and not self.has_column("rlnDefocusAngle"):
+            missing.append("rlnDefocusAngle")
+        return missing
+
+    def has_column(self, name: str) -> bool:
+        """Whether the particle or the optics table has a column."""
+        return any(name in table.columns for table in (self.particles, self.optics) if table is not None)
+
+    @property
+    def has_ctf(self) -> bool:
+        """Whether every CTF column that must be there is there."""
+        return not self.missing_ctf_columns
+
+    def ctf(self, rows: slice | ArrayLike) -> CTF:
+        """CTF parameters of some particles.
+
+        Parameters
+        ----------
+        rows : slice or integer array
+            Counted from 0.
+
+        Returns
+        -------
+        CTF
+            float32 tensors of shape (n,).
+
+        Raises
+        ------
+        ParticleFileError
+            If a column is missing or a value is not a number.
+        """
+        if not self.has_ctf:
+            raise ParticleFileError(
+                "has no complete CTF: missing " + ", ".join(f"_{name}" for name in self.missing_ctf_columns),
+                path=self.path,
+            )
+        wanted = self.rows(rows)
+
+        def tensor(name: str, default: str | float = 0.0) -> Tensor:
+            values = self.numeric(name)
+            if values is None and isinstance(default, str):
+                values = self.numeric(default)
+            if values is None:
+                return torch.full((len(wanted),), float(default))
+            return torch.from_numpy(values[wanted].astype(np.float32))
+
+        return CTF(
+            defocus_u_A=tensor("rlnDefocusU"),
+            defocus_v_A=tensor("rlnDefocusV", default="rlnDefocusU"),
+            defocus_angle_deg=tensor("rlnDefocusAngle"),
+            voltage_kV=tensor("rlnVoltage"),
+            cs_mm=tensor("rlnSphericalAberration"),
+            amplitude_contrast=tensor("rlnAmplitudeContrast"),
+            phase_shift_deg=tensor("rlnPhaseShift"),
+            b_factor_A2=tensor("rlnCtfBfactor"),
+        )
+
+    @property
+    def phase_flipped(self) -> bool:
+        """Whether the CTF's sign changes have been undone already, by flipping or by multiplication."""
+        flags = (self.numeric("rlnCtfDataArePhaseFlipped"), self.numeric("rlnCtfDataAreCtfPremultiplied"))
+        return any(flag is not None and bool((flag != 0).all()) for flag in flags)
+
+    @property
+    def denoised(self) -> bool:
+        """Whether polarice has denoised any of these images."""
+        flag = self.numeric("polariceDenoised")
+        return flag is not None and bool((flag != 0).any())
+
+    @property
+    def half_sets(self) -> NDArray[np.int8] | None:
+        """Random half (1 or 2) of each particle, shape (n,); None where the file does not say."""
+        halves = self.numeric("rlnRandomSubset")
+        return None if halves is None else halves.astype(np.int8)
+
+    def rotations(self) -> Tensor | None:
+        """Rotation matrices of the poses, shape (n, 3, 3), float32; None without all three angles."""
+        angles = [self.numeric(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
+        found = [angle for angle in angles if angle is not None]
+        if len(found) < 3:
+            return None
+        return euler_to_matrix(torch.from_numpy(np.stack(found, -1))).float()
+
+    def shifts_px(self) -> NDArray[np.float32] | None:
+        """Where each particle lies from its box's centre in pixels, shape (n, 2) as (x, y).
+
+        None without ``rlnOriginXAngst/YAngst`` (Å) or RELION 3.0's ``rlnOriginX/Y`` (pixels).
+        """
+        for suffix, unit_A in (("Angst", True), ("", False)):
+            x, y = self.numeric(f"rlnOriginX{suffix}"), self.numeric(f"rlnOriginY{suffix}")
+            if x is not None and y is not None:
+                scale = self.pixel_size_A if unit_A else 1.0
+                shifts: NDArray[Any] = -np.stack([x, y], -1) / scale
+                return shifts.astype(np.float32)
+        return None
+
+
+def find_particle_table(path: Path, tables: list[StarTable]) -> StarTable:
+    """Find the table with the images' names, or raise ParticleFileError."""
+    candidates = [table for table in tables if table.is_loop and "rlnImageName" in table.columns]
+    if not candidates:
+        raise ParticleFileError(
+            "has no particle table: no block with a column _rlnImageName", path=path,
+            hint="Give the STAR file of extracted particles, not of coordinates, micrographs or a job",
+        )  # fmt: skip
+    rank = {"particles": 0, "images": 1}
+    return min(candidates, key=lambda table: rank.get(table.name, 2))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

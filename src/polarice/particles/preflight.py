@@ -1,0 +1,162 @@
+"""What is wrong with a particle stack, found before any pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from polarice.errors import ParticleFileError, PolariceError
+
+from .stack import ParticleStack
+
+__all__ = ["find_problems"]
+
+# More broken stack files than this are counted, not listed.
+_MOST_FILES = 20
+
+
+def find_problems(stack: ParticleStack) -> list[PolariceError]:
+    """List every fault of a stack that its tables and its files' headers and sizes show.
+
+    Parameters
+    ----------
+    stack : ParticleStack
+
+    Returns
+    -------
+    list of PolariceError
+        Each file and each kind of fault once, with its first row.
+    """
+    problems: list[PolariceError] = []
+    if not len(stack):
+        problems.append(ParticleFileError("has no particles", path=stack.path))
+        return problems
+    problems += _image_problems(stack)
+    for check in (_read_pixel_size, _read_ctf, _read_half_sets, _read_poses):
+        problem = _error_of(check, stack)
+        if problem is not None and str(problem) not in {str(known) for known in problems}:
+            problems.append(problem)
+    return problems
+
+
+def _image_problems(stack: ParticleStack) -> Iterator[PolariceError]:
+    bad = np.flatnonzero(stack.names.file < 0)
+    if len(bad):
+        yield _with_count(stack.bad_name(int(bad[0])), len(bad))
+    first_box: tuple[int, int] | None = None
+    box_named: set[tuple[int, int]] = set()
+    broken = 0
+    order = np.argsort(stack.names.file, kind="stable")
+    starts = np.searchsorted(stack.names.file[order], np.arange(len(stack.names.files) + 1))
+    for file, (start, stop) in enumerate(pairwise(starts.tolist())):
+        rows = order[start:stop]
+        try:
+            header = stack.stack_header(file)
+        except PolariceError as error:
+            broken += 1
+            row = error.row or (int(rows[0]) + 1 if stack.tables else None)
+            if broken <= _MOST_FILES:
+                yield type(error)(error.reason, path=error.path, row=row, hint=error.hint)
+            continue
+        past = rows[stack.names.index[rows] >= header.shape[0]]
+        if len(past):
+            yield _with_count(stack.past_end(int(past[0]), header), len(past))
+        box = (header.shape[1], header.shape[2])
+        first_box = first_box or box
+        if box in box_named:
+            continue
+        box_named.add(box)
+        fault = _box_fault(box, first_box)
+        if fault is not None:
+            row = int(rows[0]) + 1 if stack.tables else None
+            yield ParticleFileError(
+                f"has images of {box[0]} x {box[1]} pixels{fault[0]}",
+                path=header.path,
+                row=row,
+                hint=fault[1],
+            )
+    if broken > _MOST_FILES:
+        yield ParticleFileError(
+            f"{broken} of {len(stack.names.files)} stack files are missing or broken", path=stack.path
+        )
+    yield from _optics_box_problems(stack, first_box)
+
+
+def _box_fault(box: tuple[int, int], first: tuple[int, int]) -> tuple[str, str] | None:
+    if box[0] != box[1]:
+        return ", which are not square", "Extract the particles again with a square box"
+    if box[0] % 2:
+        return ": an odd box", "Extract or resample the particles to an even box"
+    if box != first:
+        return f", other stacks of {first[0]} x {first[1]}", "Bring all particles to one box"
+    return None
+
+
+def _optics_box_problems(stack: ParticleStack, box: tuple[int, int] | None) -> Iterator[PolariceError]:
+    try:
+        sizes = stack.numeric("rlnImageSize")
+    except PolariceError as error:
+        yield error
+        return
+    if sizes is None or box is None:
+        return
+    differs = np.flatnonzero(sizes != box[0])
+    if len(differs):
+        row = int(differs[0])
+        yield ParticleFileError(
+            f"says _rlnImageSize {sizes[row]:.0f}, the images have {box[1]} pixels",
+            path=stack.path, row=row + 1, hint="Correct the optics table",
+        )  # fmt: skip
+
+
+def _with_count(error: PolariceError, count: int) -> PolariceError:
+    """Add to the error of the first row how many further rows have it."""
+    if count == 1:
+        return error
+    more = f"{error.reason} (and {count - 1} more rows like it)"
+    return type(error)(more, path=error.path, row=error.row, hint=error.hint)
+
+
+def _error_of(check: Callable[[ParticleStack], object], stack: ParticleStack) -> PolariceError | None:
+    try:
+        check(stack)
+    except PolariceError as error:
+        return error
+    return None
+
+
+def _read_pixel_size(stack: ParticleStack) -> None:
+    if stack.format != "MRC" or _error_of(lambda s: s.stack_header(0), stack) is None:
+        _ = stack.pixel_size_A
+
+
+def _read_ctf(stack: ParticleStack) -> None:
+    names = ("DefocusU", "DefocusV", "DefocusAngle", "Voltage", "SphericalAberration", "AmplitudeContrast")
+    for name in (*(f"rln{name}" for name in names), "rlnPhaseShift", "rlnCtfBfactor"):
+        values = stack.numeric(name)
+        if values is None:
+            continue
+        bad = ~np.isfinite(values)
+        if name == "rlnVoltage":
+            bad |= values <= 0
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ParticleFileError(
+                f"column _{name} has {values[row]:g}, which makes no sense", path=stack.path, row=row + 1
+            )
+
+
+def _read_half_sets(stack: ParticleStack) -> None:
+    halves = stack.half_sets
+    if halves is not None and not np.isin(halves, (1, 2)).all():
+        row = int(np.flatnonzero(~np.isin(halves, (1, 2)))[0])
+        raise ParticleFileError(
+            f"column _rlnRandomSubset has {halves[row]}, not 1 or 2", path=stack.path, row=row + 1
+        )
+
+
+def _read_poses(stack: ParticleStack) -> None:
+    for name in ("AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst", "OriginX", "OriginY"):
+        stack.numeric(f"rln{name}")

@@ -1,0 +1,201 @@
+"""From a user's grey scale to the networks' and back.
+
+A network sees images at its own box with protein bright, background 0, noise of standard deviation 1,
+sign changes of the CTF undone, and nothing outside a soft disc.
+
+No plane is fitted to the background: on crowded apoferritin, ice and single-frame stacks the slope
+fitted to the corners added more power at the lowest frequency than it took away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from polarice.errors import ParticleFileError, PolariceError
+from polarice.imaging import CTF, fourier_resample, phase_flip, soft_disc
+
+from .scan import Contrast, ImageStatistics, StackScan
+from .stack import ParticleStack
+
+__all__ = ["Preprocessor"]
+
+# Width of the disc's soft edge as a fraction of the box: 3 pixels of 64.
+_EDGE = 0.05
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """What is done to every image of a stack before a network, and undone after it.
+
+    Attributes
+    ----------
+    box : int
+        Side of the stack's images in pixels; even.
+    pixel_size_A : float
+        Å per pixel of the stack.
+    model_box : int
+        Side of the network's images; even. The field of view stays.
+    contrast : {"bright", "dark"}
+        Protein's contrast in the stack.
+    phase_flip : bool
+        Whether the sign changes of the CTF are undone.
+    mask_diameter_A : float
+        Where the soft disc ends; at most the box.
+    notices : tuple of str
+        What the user should know about these choices.
+
+    Raises
+    ------
+    ParticleFileError
+        If a box is odd or the disc does not fit.
+    """
+
+    box: int
+    pixel_size_A: float
+    model_box: int
+    contrast: Contrast
+    phase_flip: bool
+    mask_diameter_A: float
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for box in (self.box, self.model_box):
+            if box % 2 or box < 2:
+                raise ParticleFileError(
+                    f"a box of {box} pixels is not even", hint="Extract or resample the particles"
+                )
+        side_A = self.box * self.pixel_size_A
+        if not 0 < self.mask_diameter_A <= side_A * (1 + 1e-6):
+            raise ParticleFileError(
+                f"a mask diameter of {self.mask_diameter_A:g} A does not fit a box of {side_A:g} A"
+            )
+
+    @classmethod
+    def for_stack(
+        cls,
+        stack: ParticleStack,
+        found: StackScan,
+        *,
+        contrast: Contrast | None = None,
+        mask_diameter_A: float | None = None,
+    ) -> Preprocessor:
+        """Choose the preprocessing of a stack.
+
+        Parameters
+        ----------
+        stack : ParticleStack
+        found : StackScan
+            From `scan` of this stack.
+        contrast : {"bright", "dark"}, optional
+            Overrides what the scan has found.
+        mask_diameter_A : float, optional
+            By default the box.
+        """
+        notices: list[str] = []
+        if contrast is None and found.contrast is None:
+            notices.append(
+                "The contrast of the particles is not significant "
+                f"(z = {found.contrast_z:+.1f}); they are taken as bright. Give --contrast if they are dark."
+            )
+        elif contrast is not None and found.contrast not in (None, contrast):
+            notices.append(
+                f"The particles were said to be {contrast}, but look {found.contrast} "
+                f"(z = {found.contrast_z:+.1f})."
+            )
+        if not stack.has_ctf and not stack.phase_flipped:
+            missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
+            notices.append(f"The CTF is not complete (missing {missing}): phases are not flipped.")
+        if stack.box < found.model_box:
+            notices.append(
+                f"The box of {stack.box} pixels is padded to the model's {found.model_box}: "
+                "detail beyond the stack's own Nyquist frequency stays empty."
+            )
+        return cls(
+            box=stack.box,
+            pixel_size_A=stack.pixel_size_A,
+            model_box=found.model_box,
+            contrast=contrast or found.contrast or "bright",
+            phase_flip=stack.has_ctf and not stack.phase_flipped,
+            mask_diameter_A=mask_diameter_A or stack.box * stack.pixel_size_A,
+            notices=tuple(notices),
+        )
+
+    @property
+    def model_pixel_size_A(self) -> float:
+        """Å per pixel of the network's images."""
+        return self.pixel_size_A * self.box / self.model_box
+
+    @property
+    def sign(self) -> float:
+        """1 for bright protein, -1 for dark."""
+        return 1.0 if self.contrast == "bright" else -1.0
+
+    def mask(self) -> Tensor:
+        """Soft disc, shape (model_box, model_box)."""
+        radius_px = self.mask_diameter_A / 2 / self.model_pixel_size_A
+        return soft_disc(self.model_box, radius_px, math.ceil(_EDGE * self.model_box))
+
+    def forward(self, images: Tensor, ctf: CTF | None, statistics: ImageStatistics) -> Tensor:
+        """Images as a network wants them.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, box, box)
+            In the stack's grey scale.
+        ctf : CTF or None
+            Of these images; needed where `phase_flip` says so.
+        statistics : ImageStatistics
+            Of these images.
+
+        Returns
+        -------
+        Tensor, shape (b, model_box, model_box)
+        """
+        self._check(images, self.box)
+        model = fourier_resample(images, self.model_box)
+        # The background goes first: a flip could turn its sign.
+        model = model - _column(statistics.background)
+        if self.phase_flip:
+            if ctf is None:
+                raise PolariceError("phases cannot be flipped without a CTF")
+            model = phase_flip(model, ctf.evaluate(self.model_box, self.model_pixel_size_A))
+        return model * (self.sign / _column(statistics.noise_sigma)) * self.mask().to(model)
+
+    def inverse(self, denoised: Tensor, statistics: ImageStatistics) -> Tensor:
+        """Images of a network in the stack's grey scale, contrast and box.
+
+        Phases stay flipped, and what the disc has hidden is background.
+
+        Parameters
+        ----------
+        denoised : Tensor, shape (b, model_box, model_box)
+        statistics : ImageStatistics
+            As given to `forward`.
+
+        Returns
+        -------
+        Tensor, shape (b, box, box)
+        """
+        self._check(denoised, self.model_box)
+        scaled = denoised * (self.sign * _column(statistics.noise_sigma))
+        return fourier_resample(scaled, self.box) + _column(statistics.background)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for a JSON report."""
+        said = asdict(self)
+        return said | {"notices": list(self.notices), "model_pixel_size_A": self.model_pixel_size_A}
+
+    @staticmethod
+    def _check(images: Tensor, box: int) -> None:
+        if images.ndim != 3 or tuple(images.shape[1:]) != (box, box):
+            raise PolariceError(
+                f"images of shape {tuple(images.shape)} do not fit a preprocessing with a box of {box}"
+            )
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None]
