@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from polarice.evaluation.metrics import (
     ssim,
 )
 from polarice.imaging import filter_images, frequency_grid
+from polarice.particles import ParticleStack
 
 
 def noise(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -150,3 +152,20 @@ def test_resolution_where_the_curve_crosses() -> None:
     assert frc_resolution_A(torch.tensor([1, 0.1, 0.9, 0.9, 0.9]), 8, 2.0) == math.inf
     # It is the first crossing that counts, and the mean grey value does not.
     assert frc_resolution_A(torch.tensor([0, 1, 0, 1, 1.0]), 8, 2.0) == pytest.approx(8 * 2 / 1.5)
+
+
+@pytest.mark.data
+def test_frc_of_two_exposures_of_real_particles_ends_where_their_signal_does(shared_data: Path) -> None:
+    # One movie frame and the sum of the others of apoferritin: independently known to share signal
+    # down to 9 to 10 Å and, their noise being independent, nothing beyond 8 Å.
+    folder = shared_data / "particles" / "apoferritin"
+    pair = [
+        torch.from_numpy(ParticleStack.open(folder / f"pair_{name}_64.mrcs").images(slice(None)))
+        for name in ("frame", "rest")
+    ]
+    frc = fourier_ring_correlation(*pair)
+    resolution = 64 * 3.0 / torch.arange(33)
+    assert frc[(resolution < 100) & (resolution > 25)].min() > 0.1
+    assert frc[(resolution < 25) & (resolution > 10)].min() > 0.005
+    assert frc[resolution < 8].abs().max() < 0.015
+    assert frc[resolution < 8].mean().abs() < 0.005

@@ -1,1 +1,67 @@
 """What came out: metrics against the truth, and the report page."""
+
+from .content import (
+    AngleProfile,
+    AttentionMap,
+    FileWritten,
+    Gallery,
+    GalleryRow,
+    GuardCheck,
+    Histogram,
+    KeyFigure,
+    Neighbour,
+    Neighbourhood,
+    Notice,
+    RadialCurve,
+    RadialCurves,
+    ReportContent,
+    StageTime,
+)
+from .evaluate import evaluate
+from .metrics import (
+    best_linear_scale,
+    fourier_ring_correlation,
+    frc_resolution_A,
+    psnr,
+    radial_power,
+    relative_mse,
+    relative_mse_per_image,
+    ring_products,
+    shell_gain,
+    ssim,
+)
+from .report import report_html, write_report
+from .summary import evaluation_curves, evaluation_figures
+
+__all__ = [
+    "AngleProfile",
+    "AttentionMap",
+    "FileWritten",
+    "Gallery",
+    "GalleryRow",
+    "GuardCheck",
+    "Histogram",
+    "KeyFigure",
+    "Neighbour",
+    "Neighbourhood",
+    "Notice",
+    "RadialCurve",
+    "RadialCurves",
+    "ReportContent",
+    "StageTime",
+    "best_linear_scale",
+    "evaluate",
+    "evaluation_curves",
+    "evaluation_figures",
+    "fourier_ring_correlation",
+    "frc_resolution_A",
+    "psnr",
+    "radial_power",
+    "relative_mse",
+    "relative_mse_per_image",
+    "report_html",
+    "ring_products",
+    "shell_gain",
+    "ssim",
+    "write_report",
+]

@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from polarice.imaging import frequency_grid
 
@@ -105,18 +104,29 @@ def ssim(estimate: Tensor, truth: Tensor, data_range: float) -> Tensor:
     ----------
     Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Process. 13, 600 (2004).
     """
-    axis = torch.arange(SSIM_WINDOW_PX, device=truth.device, dtype=truth.dtype) - SSIM_WINDOW_PX // 2
-    window = torch.exp(-axis.square() / (2 * SSIM_SIGMA_PX**2))
-    window = window / window.sum()
-    maps = torch.cat([estimate, truth, estimate.square(), truth.square(), estimate * truth])[:, None]
-    maps = conv2d(conv2d(maps, window[None, None, :, None]), window[None, None, None, :])
-    mean_e, mean_t, square_e, square_t, product = maps[:, 0].chunk(5)
+    maps = torch.cat([estimate, truth, estimate.square(), truth.square(), estimate * truth])
+    down, across = (_gaussian_windows(size, truth.device, truth.dtype) for size in truth.shape[-2:])
+    maps = down @ maps @ across.T
+    mean_e, mean_t, square_e, square_t, product = maps.chunk(5)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_e * mean_t + c1) / (mean_e.square() + mean_t.square() + c1)
     covariance = product - mean_e * mean_t
     variances = square_e - mean_e.square() + square_t - mean_t.square()
     similarity: Tensor = luminance * (2 * covariance + c2) / (variances + c2)
     return similarity.mean((-2, -1))
+
+
+def _gaussian_windows(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix (size − 10, size) whose rows are the window at each place where it lies wholly inside.
+
+    A product with this band is many times faster on a CPU than a convolution of one channel.
+    """
+    centre = (
+        torch.arange(size - SSIM_WINDOW_PX + 1, device=device, dtype=dtype)[:, None] + SSIM_WINDOW_PX // 2
+    )
+    offset = torch.arange(size, device=device, dtype=dtype) - centre
+    window = torch.exp(-offset.square() / (2 * SSIM_SIGMA_PX**2)) * (offset.abs() <= SSIM_WINDOW_PX // 2)
+    return window / window.sum(1, keepdim=True)
 
 
 def ring_products(first: Tensor, second: Tensor) -> Tensor:
