@@ -1,0 +1,86 @@
+"""Blocks that the networks are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..polar import ConditionedAngularConv
+
+__all__ = ["PolarBlock", "PolarUNet"]
+
+_GROUPS = 4
+
+
+class PolarBlock(nn.Module):
+    """Angular convolution, group normalisation, ReLU.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        The latter a multiple of four.
+    n_radii : int
+        N of the input.
+    stride : int
+        1, or 2 to halve radius and angle.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, n_radii: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = ConditionedAngularConv(in_channels, out_channels, n_radii, stride=stride)
+        self.norm = nn.GroupNorm(_GROUPS, out_channels)
+
+    def forward(self, polar: Tensor) -> Tensor:
+        """Map (b, c, N, M) to (b, d, N / stride, M / stride)."""
+        return functional.relu(self.norm(self.conv(polar)))
+
+
+class PolarUNet(nn.Module):
+    """A U-Net on the polar grid.
+
+    Equivariant to rotations by whole steps of the coarsest level, and nearly so to all others.
+
+    Parameters
+    ----------
+    in_channels : int
+    widths : sequence of int
+        Channels at each level, finest first; N and M must be divisible by 2^(levels − 1), and M once
+        more by two.
+    n_radii : int
+        N.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], n_radii: int) -> None:
+        super().__init__()
+        levels = len(widths)
+        radii = [n_radii >> level for level in range(levels)]
+        self.enter = PolarBlock(in_channels, widths[0], radii[0])
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                PolarBlock(widths[i], widths[i + 1], radii[i], stride=2),
+                PolarBlock(widths[i + 1], widths[i + 1], radii[i + 1]),
+            )
+            for i in range(levels - 1)
+        )
+        self.up = nn.ModuleList(
+            PolarBlock(widths[i + 1] + widths[i], widths[i], radii[i]) for i in range(levels - 1)
+        )
+
+    def forward(self, polar: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of polar images (b, c, N, M).
+
+        Returns
+        -------
+        fine : Tensor, shape (b, widths[0], N, M)
+        coarse : Tensor, shape (b, widths[-1], N >> (levels − 1), M >> (levels − 1))
+            The bottleneck.
+        """
+        features = [self.enter(polar)]
+        for down in self.down:
+            features.append(down(features[-1]))
+        coarse = out = features.pop()
+        for up, skip in zip(reversed(self.up), reversed(features), strict=True):
+            finer = functional.interpolate(out, scale_factor=2, mode="nearest")
+            out = up(torch.cat([finer, skip], 1))
+        return out, coarse

@@ -1,0 +1,200 @@
+"""Angular attention (paper, eq. 6 and 7): every key at every rotation, in three forms that agree.
+
+``"direct"`` writes the sum over rotations out and is there to be read and to test the others;
+``"fft"`` turns it into one complex matrix product for each angular frequency; ``"streamed"`` does the
+same over blocks of queries and keys with a running softmax, so that memory does not grow with the
+square of the set's size.
+
+Differences from the paper, all optional: a mask of allowed pairs, a *null* key that holds nothing
+(its weight says that no image of the set helps), mirrored keys, and a free scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["AttentionResult", "Method", "angular_attention"]
+
+Method = Literal["direct", "fft", "streamed"]
+
+
+class AttentionResult(NamedTuple):
+    """What angular attention returns.
+
+    Attributes
+    ----------
+    output : Tensor, shape (s, q, d, n, m)
+        Weighted sum of the rotated values.
+    weights : Tensor or None, shape (s, q, k, m) or (s, q, 2 k, m)
+        Coefficients α of each key at each rotation (with mirrored keys, those come last); None from
+        the streamed form.
+    null_weight : Tensor, shape (s, q)
+        What is missing to a sum of one: the weight of the null key, zero without one.
+    """
+
+    output: Tensor
+    weights: Tensor | None
+    null_weight: Tensor
+
+
+def angular_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    null_logit: Tensor | None = None,
+    mirror: bool = False,
+    scale: Tensor | float | None = None,
+    method: Method = "fft",
+    block: int = 64,
+) -> AttentionResult:
+    """Attend to every key of the set at every rotation.
+
+    ``α[k, k', ℓ] = softmax over (k', ℓ) of scale · Σ query_k[c, n, m] key_k'[c, n, m − ℓ]`` and
+    ``output_k[m] = Σ α[k, k', ℓ] value_k'[m − ℓ]``.
+
+    Parameters
+    ----------
+    query : Tensor, shape (s, q, c, n, m)
+        Sets, queries, channels, radii, angles.
+    key : Tensor, shape (s, k, c, n, m)
+    value : Tensor, shape (s, k, d, n', m)
+    mask : Tensor of bool, shape broadcastable to (s, q, k), optional
+        True where the query may attend to the key. A query with no allowed key gets zeros.
+    null_logit : Tensor, scalar, optional
+        Score of a key with the value zero, for each of its m rotations.
+    mirror : bool
+        Offer each key and value mirrored (angle to minus angle) too.
+    scale : Tensor or float, optional
+        The paper's 1 / √(c n m) by default.
+    method : {"direct", "fft", "streamed"}
+    block : int
+        Queries and keys in a block of the streamed form.
+
+    Returns
+    -------
+    AttentionResult
+    """
+    if scale is None:
+        scale = 1 / math.sqrt(math.prod(query.shape[2:]))
+    if mask is not None:
+        mask = mask.expand(query.shape[0], query.shape[1], key.shape[1])
+    if mirror:
+        key, value = (torch.cat([z, mirrored(z)], 1) for z in (key, value))
+        mask = None if mask is None else torch.cat([mask, mask], -1)
+    if method == "streamed":
+        return _streamed(query, key, value, mask, null_logit, scale, block)
+    if method == "direct":
+        return _direct(query, key, value, mask, null_logit, scale)
+    scores = scale * _scores(_spectrum(query), _spectrum(key), query.shape[-1])
+    weights, null_weight = _softmax(scores, mask, null_logit)
+    return AttentionResult(_combine(weights, value), weights, null_weight)
+
+
+def mirrored(polar: Tensor) -> Tensor:
+    """Mirror polar images about the x axis: angle to minus angle."""
+    return polar.flip(-1).roll(1, -1)
+
+
+def _spectrum(polar: Tensor) -> Tensor:
+    """(s, k, c, n, m) to its angular spectrum (s, f, k, c n)."""
+    spectrum: Tensor = torch.fft.rfft(polar).flatten(2, 3).permute(0, 3, 1, 2)
+    return spectrum
+
+
+def _scores(query_spectrum: Tensor, key_spectrum: Tensor, angles: int) -> Tensor:
+    """Circular cross-correlations of all pairs, shape (s, q, k, m)."""
+    products = query_spectrum @ key_spectrum.conj().transpose(-1, -2)
+    scores: Tensor = torch.fft.irfft(products.permute(0, 2, 3, 1), n=angles)
+    return scores
+
+
+def _softmax(scores: Tensor, mask: Tensor | None, null_logit: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Softmax over keys and rotations together; returns weights and the null key's weight."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask[..., None], -torch.inf)
+    flat = scores.flatten(-2)
+    top = flat.detach().amax(-1, keepdim=True)
+    if null_logit is not None:
+        top = torch.maximum(top, null_logit.detach())
+    # A query with no allowed key has top = -inf: its weights must be zero, not nan.
+    top = top.clamp_min(torch.finfo(flat.dtype).min)
+    exponentials = torch.exp(flat - top)
+    null = torch.zeros_like(top) if null_logit is None else scores.shape[-1] * torch.exp(null_logit - top)
+    total = exponentials.sum(-1, keepdim=True) + null
+    total = total.clamp_min(torch.finfo(flat.dtype).tiny)
+    return (exponentials / total).reshape_as(scores), (null / total).squeeze(-1)
+
+
+def _combine(weights: Tensor, value: Tensor) -> Tensor:
+    """Sum of the values rotated and weighted, shape (s, q, d, n, m)."""
+    angles = value.shape[-1]
+    mixed = torch.fft.rfft(weights).permute(0, 3, 1, 2) @ _spectrum(value)
+    output: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles).unflatten(2, value.shape[2:4])
+    return output
+
+
+def _direct(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    null_logit: Tensor | None,
+    scale: Tensor | float,
+) -> AttentionResult:
+    """The sums of eq. 6 and 7 as they are written."""
+    rotations = range(query.shape[-1])
+    scores = [torch.einsum("sqcnm,skcnm->sqk", query, key.roll(turn, -1)) for turn in rotations]
+    weights, null_weight = _softmax(scale * torch.stack(scores, -1), mask, null_logit)
+    output = torch.stack(
+        [torch.einsum("sqk,skdnm->sqdnm", weights[..., turn], value.roll(turn, -1)) for turn in rotations]
+    ).sum(0)
+    return AttentionResult(output, weights, null_weight)
+
+
+def _streamed(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    null_logit: Tensor | None,
+    scale: Tensor | float,
+    block: int,
+) -> AttentionResult:
+    """Running softmax over blocks of keys, for one block of queries after another."""
+    angles = query.shape[-1]
+    outputs, null_weights = [], []
+    for first in range(0, query.shape[1], block):
+        part = query[:, first : first + block]
+        spectrum = _spectrum(part)
+        top = part.new_full(part.shape[:2], -torch.inf)
+        total = part.new_zeros(part.shape[:2])
+        if null_logit is not None:
+            top, total = torch.zeros_like(total) + null_logit, total + angles
+        null_top = top
+        mixed: Tensor | float = 0.0
+        for start in range(0, key.shape[1], block):
+            keys = slice(start, start + block)
+            scores = scale * _scores(spectrum, _spectrum(key[:, keys]), angles)
+            if mask is not None:
+                allowed = mask[:, first : first + block, keys, None]
+                scores = scores.masked_fill(~allowed, -torch.inf)
+            new_top = torch.maximum(top, scores.amax((-2, -1))).clamp_min(torch.finfo(scores.dtype).min)
+            exponentials = torch.exp(scores - new_top[..., None, None])
+            fade = torch.exp(top - new_top)
+            total = fade * total + exponentials.sum((-2, -1))
+            contribution = torch.fft.rfft(exponentials).permute(0, 3, 1, 2) @ _spectrum(value[:, keys])
+            mixed = fade[:, None, :, None] * mixed + contribution
+            top = new_top
+        safe = total.clamp_min(torch.finfo(query.dtype).tiny)
+        assert isinstance(mixed, Tensor)
+        output = torch.fft.irfft((mixed / safe[:, None, :, None]).permute(0, 2, 3, 1), n=angles)
+        outputs.append(output.unflatten(2, value.shape[2:4]))
+        missing = torch.zeros_like(total) if null_logit is None else angles * torch.exp(null_top - top) / safe
+        null_weights.append(missing)
+    return AttentionResult(torch.cat(outputs, 1), None, torch.cat(null_weights, 1))

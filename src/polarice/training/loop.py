@@ -1,0 +1,262 @@
+"""The training loop: one for every network, resumable to the bit, on any number of devices."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ..errors import OutputError, RecipeError
+from ..models.registry import ModelCard, build_model, save_model
+from ..simulation.bank import StructureBank
+from ..simulation.sampler import SamplerConfig, SetBatch, SetSampler
+from .curves import training_curves
+from .objectives import relative_squared_error, view_contrast
+from .recipe import OptimiserConfig, Recipe
+
+__all__ = ["denoise_batch", "learning_rate", "train"]
+
+_VALIDATION_SETS = 16
+_LOG_EVERY_S = 30.0
+
+
+def learning_rate(images: int, config: OptimiserConfig) -> float:
+    """Learning rate after a number of images: linear rise, plateau, cosine fall to zero."""
+    rise = min(1.0, (images + 1) / max(config.warmup_images, 1))
+    left = (config.images - images) / max(config.decay_images, 1)
+    fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, left)))
+    return config.learning_rate * rise * fall
+
+
+def denoise_batch(model: nn.Module, noisy: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Denoise sets (s, k, y, x) by a joint or a single-image network.
+
+    Returns
+    -------
+    images : Tensor, shape (s, k, y, x)
+    embedding : Tensor, shape (s, k, e), or None from a single-image network
+    """
+    if getattr(model, "jointly", False):
+        output = model(noisy)
+        return output.images, output.embedding
+    return model(noisy.flatten(0, 1)).view_as(noisy), None
+
+
+def validation_samplers(
+    bank: StructureBank, data: SamplerConfig, device: torch.device
+) -> dict[str, SetSampler]:
+    """What validation looks at: the paper's directional sets at SNR 0.03, and the recipe's own mixture."""
+    paper = replace(
+        data,
+        set_size=8,
+        directional=1.0,
+        general=0.0,
+        neighbourhood=0.0,
+        snr=(0.03, 0.03),
+        ctf=0.0,
+        max_shift_px=0.0,
+        crowded=0.0,
+    )
+    return {
+        "directional_snr_0.03": SetSampler(bank, paper, seed=1, device=device),
+        "as_trained": SetSampler(bank, data, seed=1, device=device),
+    }
+
+
+class _Trainer:
+    """State of one run."""
+
+    def __init__(self, recipe: Recipe, bank: StructureBank, out: Path, fabric: Fabric) -> None:
+        self.recipe, self.out, self.fabric = recipe, out, fabric
+        if len(bank) <= recipe.run.held_out:
+            reason = f"the bank has {len(bank)} structures and {recipe.run.held_out} are to be held out"
+            raise RecipeError(reason, hint="build a larger bank or lower held_out in [run]")
+        training, validation = bank.split(recipe.run.held_out, seed=0)
+        self.sampler = SetSampler(training, recipe.data, seed=recipe.run.seed, device=fabric.device)
+        self.validation = validation_samplers(validation, recipe.data, fabric.device)
+        torch.manual_seed(recipe.run.seed)
+        self.model: nn.Module = build_model(recipe.architecture, recipe.model)
+        self.average = copy.deepcopy(self.model).requires_grad_(False).to(fabric.device).eval()
+        optimiser = torch.optim.Adam(self.model.parameters(), lr=recipe.optimiser.learning_rate)
+        self.wrapped, self.optimiser = fabric.setup(self.model, optimiser)
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def images(self) -> int:
+        """Images seen so far."""
+        return self.step * self.recipe.optimiser.sets_per_step * self.recipe.data.set_size
+
+    def train_step(self) -> float:
+        """One step of the optimiser; returns the mean relative squared error of its sets."""
+        config, fabric = self.recipe.optimiser, self.fabric
+        share = config.sets_per_step // fabric.world_size
+        first = self.step * config.sets_per_step + fabric.global_rank * share
+        batch: SetBatch = self.sampler.batch(first, share)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.images, config)
+        images, embedding = denoise_batch(self.wrapped, batch.noisy)
+        error = relative_squared_error(images, batch.clean)
+        loss = error
+        if embedding is not None and config.contrast > 0:
+            loss = loss + config.contrast * view_contrast(embedding, batch.rotations)
+        self.optimiser.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=config.clip, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.step += 1
+        # Early on the mean must follow fast, or it would remember the random start.
+        decay = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, now in zip(self.average.state_dict().values(), self._state().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(now, 1 - decay)
+                else:
+                    mean.copy_(now)
+        return float(error.detach())
+
+    def _state(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+    def validate(self) -> dict[str, float]:
+        """Relative MSE of the averaged weights on held-out structures."""
+        figures = {}
+        for name, sampler in self.validation.items():
+            error = power = 0.0
+            with torch.no_grad():
+                for first in range(0, _VALIDATION_SETS, 4):
+                    batch = sampler.batch(first, 4)
+                    with self.fabric.autocast():
+                        images, _ = denoise_batch(self.average, batch.noisy)
+                    error += float((images - batch.clean).square().sum())
+                    power += float(batch.clean.square().sum())
+            figures[name] = error / power
+        return figures
+
+    def save(self) -> None:
+        """Checkpoint, weights, history and curves; each whole or not at all."""
+        state = {
+            "model": self._state(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        partial = self.out / "checkpoint.pt.partial"
+        torch.save(state, partial)
+        partial.rename(self.out / "checkpoint.pt")
+        figures = {"images_seen": self.images, "training_hours": round(self.seconds / 3600, 3)}
+        last = {k: v for k, v in self.history[-1].items() if k in self.validation} if self.history else {}
+        card = ModelCard(
+            self.recipe.architecture, self.recipe.model, self.recipe.to_tables(), {**figures, **last}
+        )
+        save_model(self.out / "weights.safetensors", self.average, card)
+        history = self.out / "history.json"
+        history.write_text(json.dumps(self.history, indent=1))
+        if self.history:
+            names = ("relative_mse", *self.validation)
+            errors = {name: [(entry["images"], entry[name]) for entry in self.history] for name in names}
+            rates = [(entry["images"], entry["learning_rate"]) for entry in self.history]
+            training_curves(self.out / "curves.png", errors, rates)
+
+    def load(self) -> None:
+        """Go on from the checkpoint."""
+        state = torch.load(self.out / "checkpoint.pt", map_location=self.fabric.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+
+def train(
+    recipe: Recipe,
+    bank: StructureBank,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a network.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    bank : StructureBank
+    out : Path
+        Gets ``weights.safetensors`` (the averaged weights with their card), ``checkpoint.pt``,
+        ``history.json`` and ``curves.png``.
+    resume : bool
+        Go on from the checkpoint in ``out``; a run that was interrupted and resumed ends like one that
+        was not.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    max_minutes : float, optional
+        Stop (with a checkpoint) after so much time.
+    log : callable, optional
+        Called now and then with the step's figures, and after each validation with all.
+
+    Returns
+    -------
+    dict
+        The figures of the last validation, images seen and images per second.
+
+    Raises
+    ------
+    OutputError
+        ``out`` holds a run already and ``resume`` is false, or holds none and ``resume`` is true.
+    RecipeError
+        The bank is too small for the recipe.
+    """
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise OutputError("there is a run already", path=out, hint="go on with --resume, or name another")
+    if resume and not checkpoint.exists():
+        raise OutputError("there is no run to resume", path=out, hint="start it without --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    fabric = Fabric(
+        accelerator=device, devices="auto" if device == "cuda" else 1, precision=recipe.run.precision
+    )
+    fabric.launch()
+    trainer = _Trainer(recipe, bank, out, fabric)
+    if resume:
+        trainer.load()
+    report = log or (lambda figures: None)
+    start, start_images, start_seconds = time.monotonic(), trainer.images, trainer.seconds
+    last_log, errors = start, []
+    rate = 0.0
+    while trainer.images < recipe.optimiser.images:
+        before = trainer.images // recipe.run.validate_every
+        errors.append(trainer.train_step())
+        now = time.monotonic()
+        trainer.seconds = start_seconds + now - start
+        rate = (trainer.images - start_images) / (now - start)
+        current = {"images": trainer.images, "relative_mse": sum(errors[-50:]) / len(errors[-50:])}
+        current |= {"images_per_s": rate, "learning_rate": learning_rate(trainer.images, recipe.optimiser)}
+        late = max_minutes is not None and now - start > 60 * max_minutes
+        done = late or trainer.images >= recipe.optimiser.images
+        if done or trainer.images // recipe.run.validate_every > before:
+            current |= trainer.validate()
+            trainer.history.append(current)
+            if fabric.is_global_zero:
+                trainer.save()
+            report(current)
+        elif now - last_log > _LOG_EVERY_S:
+            last_log = now
+            report(current)
+        if late:
+            break
+    last = trainer.history[-1] if trainer.history else {}
+    return {"images": trainer.images, "images_per_s": round(rate, 1), **last}
