@@ -12,13 +12,14 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-import mrcfile
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
+from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import ArrayLike, NDArray
 
 from polarice.errors import OutputError, ParticleFileError
@@ -30,6 +31,7 @@ Floats = NDArray[np.float32]
 # MRC mode -> one pixel's type, as in MRC2014 (mode 12 is its float16 extension).
 PIXEL_TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 HEADER_BYTES = 1024
+_NSYMBT = 92  # where the header says how long the extended header is
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,19 @@ def read_header(path: str | Path) -> MrcHeader:
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        with warnings.catch_warnings():
-            # Many programs leave out the map identifier or the machine stamp; the checks below decide.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            with mrcfile.open(path, header_only=True, permissive=True) as mrc:
-                head = mrc.header
+        with open(path, "rb") as handle:
+            raw = bytearray(handle.read(HEADER_BYTES))
+            size = handle.seek(0, os.SEEK_END)
     except FileNotFoundError:
         raise ParticleFileError("the file does not exist", path=path) from None
-    except (OSError, ValueError) as error:
-        raise ParticleFileError(f"cannot be read as MRC ({error})", path=path) from None
-    if head is None:
-        raise ParticleFileError("is no MRC file: its header is not whole", path=path)
+    except OSError as error:
+        raise ParticleFileError(f"cannot be read ({error.strerror})", path=path) from None
+    if len(raw) < HEADER_BYTES:
+        raise ParticleFileError(f"is no MRC file: it has only {size} bytes", path=path)
+    head, extended = _parse(raw)
     shape = (int(head.nz), int(head.ny), int(head.nx))
     mode = int(head.mode)
-    if min(shape) < 1 or max(shape[1:]) > 100_000 or int(head.nsymbt) < 0:
+    if min(shape) < 1 or max(shape[1:]) > 100_000 or extended < 0:
         raise ParticleFileError(f"is no MRC file: its header says a size of {shape} (z, y, x)", path=path)
     if mode not in PIXEL_TYPES:
         raise ParticleFileError(
@@ -110,7 +110,7 @@ def read_header(path: str | Path) -> MrcHeader:
         shape=shape,
         mode=mode,
         dtype=np.dtype(PIXEL_TYPES[mode]).newbyteorder(head.mode.dtype.byteorder),
-        offset=HEADER_BYTES + int(head.nsymbt),
+        offset=HEADER_BYTES + extended,
         pixel_size_A=float(head.cella.x) / int(head.mx) if int(head.mx) > 0 else 0.0,
     )
     if size < header.n_bytes:
@@ -121,6 +121,22 @@ def read_header(path: str | Path) -> MrcHeader:
             hint="Copy or write the file again",
         )
     return header
+
+
+def _parse(raw: bytearray) -> tuple[Any, int]:
+    """Parse the header record, and the length of the extended header, which is not read."""
+    with warnings.catch_warnings():
+        # Many programs leave out the map identifier or the machine stamp; the checks that follow decide.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        parsed = MrcInterpreter(BytesIO(_without_extended(raw)), permissive=True, header_only=True)
+    head = parsed.header
+    extended = int(np.frombuffer(raw, f"{head.mode.dtype.byteorder}i4", 1, _NSYMBT)[0])
+    return head, extended
+
+
+def _without_extended(raw: bytearray) -> bytes:
+    """Header that promises no extended header, which mrcfile would read whatever its length."""
+    return bytes(raw[:_NSYMBT]) + bytes(4) + bytes(raw[_NSYMBT + 4 :])
 
 
 class MrcReader:

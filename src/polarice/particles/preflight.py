@@ -139,7 +139,7 @@ def _read_ctf(stack: ParticleStack) -> None:
         if values is None:
             continue
         bad = ~np.isfinite(values)
-        if name == "rlnVoltage":
+        if name == "rlnVoltage" and stack.has_ctf:
             bad |= values <= 0
         if bad.any():
             row = int(np.flatnonzero(bad)[0])

@@ -25,6 +25,9 @@ __all__ = ["StarTable", "format_values", "read_star", "write_star"]
 _NEEDS_QUOTES = re.compile(
     r"^$|[ \t]|^[_#$'\";\]]|^\[.*\s|^(?:data_|save_|loop_$|global_$|stop_$)", re.MULTILINE | re.IGNORECASE
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_ESCAPED = re.compile(r"~u([0-9a-f]+)~")
 _VERSION = re.compile(r"^#\s*version\s+(\d+)", re.MULTILINE)
 
 
@@ -85,15 +88,21 @@ def read_star(path: str | Path) -> tuple[list[StarTable], int | None]:
     except FileNotFoundError:
         raise ParticleFileError("the file does not exist", path=path) from None
     except UnicodeDecodeError:
-        raise ParticleFileError("is no STAR file: it is not text", path=path) from None
+        raise ParticleFileError("is no STAR file: it is not UTF-8 text", path=path) from None
     except OSError as error:
         raise ParticleFileError(f"cannot be read ({error.strerror})", path=path) from None
+    escaped = not text.isascii()
+    if escaped:
+        # CIF is ASCII, and gemmi holds bare values to that; file names are not.
+        text = _NOT_ASCII.sub(lambda match: f"~u{ord(match.group()):x}~", text)
     try:
         document = cif.read_string(text)
     except (ValueError, RuntimeError) as error:
         raise ParticleFileError(f"is no valid STAR file ({_explain(error)})", path=path) from None
     quoted = '"' in text or "'" in text or "\n;" in text
     tables = [table for block in document for table in _tables_of(block, quoted)]
+    if escaped:
+        tables = [_unescape(table) for table in tables]
     if not tables:
         raise ParticleFileError("has no data block", path=path)
     version = _VERSION.search(text)
@@ -122,6 +131,14 @@ def _tables_of(block: cif.Block, quoted: bool) -> list[StarTable]:
             for values in table.columns.values():
                 values[:] = [cif.as_string(v) if v[:1] in "\"';" else v for v in values]
     return tables
+
+
+def _unescape(table: StarTable) -> StarTable:
+    def plain(text: str) -> str:
+        return _ESCAPED.sub(lambda match: chr(int(match.group(1), 16)), text)
+
+    columns = {plain(name): [plain(value) for value in values] for name, values in table.columns.items()}
+    return StarTable(plain(table.name), columns, table.is_loop)
 
 
 def _label(tag: str) -> str:
@@ -174,15 +191,20 @@ def _block_text(table: StarTable, version: int | None, path: Path) -> str:
 
 
 def _quote_all(values: list[str]) -> list[str]:
-    if not _NEEDS_QUOTES.search("\n".join(values)) and values != [""]:
+    text = "\n".join(values)
+    if text.count("\n") >= max(len(values), 1) or _CONTROL.search(text):
+        raise OutputError("a value with a line break or a control character cannot be written to a STAR file")
+    if not _NEEDS_QUOTES.search(text):
         return values
     return [_quote(value) if _NEEDS_QUOTES.search(value) else value for value in values]
 
 
 def _quote(value: str) -> str:
-    if "\n" in value:
-        raise OutputError("a value with a line break cannot be written to a STAR file")
-    return f"'{value}'" if '"' in value else f'"{value}"'
+    # A quote within ends the value only where white space follows.
+    for mark in sorted("\"'", key=value.count):
+        if f"{mark} " not in value and f"{mark}\t" not in value:
+            return mark + value + mark
+    raise OutputError(f"the value {value} cannot be quoted for a STAR file")
 
 
 def format_values(values: Any, count: int) -> list[str]:

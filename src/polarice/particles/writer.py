@@ -165,7 +165,13 @@ class ParticleWriter:
         return tables, source.version or (_RELION_31 if source.format == "RELION 3.1" else None)
 
     def _new_optics(self) -> StarTable:
-        columns: dict[str, Any] = {"rlnOpticsGroupName": "opticsGroup1", "rlnOpticsGroup": 1}
+        # RELION refuses an optics table without voltage and Cs; 0 says that they are not known.
+        columns: dict[str, Any] = {
+            "rlnOpticsGroupName": "opticsGroup1",
+            "rlnOpticsGroup": 1,
+            "rlnVoltage": 0.0,
+            "rlnSphericalAberration": 0.0,
+        }
         columns |= self._optics_columns()
         count = max((len(v) for v in columns.values() if not isinstance(v, str) and np.ndim(v)), default=1)
         return self._with(StarTable("optics", {}), columns, count)
