@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ opticsGroup1 1 300.0 2.7 0.1 2.0 {box} 2
 
 
 def _write_stack(path: Path, images: np.ndarray, pixel_size_A: float = 2.0) -> Path:
-    with mrcfile.new(path, overwrite=True) as mrc:
+    with warnings.catch_warnings(), mrcfile.new(path, overwrite=True) as mrc:
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN is what some tests are about
         mrc.set_data(images)
         if images.ndim == 3:
             mrc.set_image_stack()

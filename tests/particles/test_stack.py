@@ -104,6 +104,8 @@ def test_images_come_in_the_order_asked_for(
     rows = [6, 0, 1, 1, 5, 2]
     np.testing.assert_array_equal(stack.images(rows), truth[rows])
     np.testing.assert_array_equal(stack.images(slice(1, 6, 2)), truth[1:6:2])
+    mask = np.array([True, False, False, True, False, False, True])
+    np.testing.assert_array_equal(stack.images(mask), truth[mask])
     assert stack.images([]).shape == (0, 8, 8)
     assert stack.problems() == []
 
@@ -329,11 +331,19 @@ def test_optics_group_that_is_not_there(small_stack: Path) -> None:
     assert "row 6: optics group 2 is not in the optics table" in found[0]
 
 
-def test_half_sets_that_are_none(stack_30: ParticleStack) -> None:
+@pytest.mark.parametrize("value", ["0", "3", "nan"])
+def test_half_sets_that_are_none(stack_30: ParticleStack, value: str) -> None:
     path = stack_30.path
-    path.write_text(path.read_text().replace("-2.5 1\n", "-2.5 0\n"))
+    path.write_text(path.read_text().replace("3.0 2\n", f"3.0 {value}\n"))
     (found,) = messages(path)
-    assert "row 1: column _rlnRandomSubset has 0, not 1 or 2" in found
+    assert f"row 2: column _rlnRandomSubset has {value}, not 1 or 2" in found
+
+
+def test_a_stack_that_is_half_phase_flipped(small_stack: Path) -> None:
+    text = small_stack.read_text().replace("_rlnDefocusAngle #4", "_rlnCtfDataArePhaseFlipped #4")
+    small_stack.write_text(text.replace(" 30.0 1\n", " 1 1\n").replace("9050.0 1 1\n", "9050.0 0 1\n"))
+    (found,) = messages(small_stack)
+    assert "row 6: this particle is not phase-flipped, others are. Split the stack." in found
 
 
 def test_star_without_particles(tmp_path: Path) -> None:

@@ -210,6 +210,13 @@ def test_existing_files_are_kept_unless_told(small_stack: Path, out: Path) -> No
         ParticleWriter(out / "no", "a", box=8, pixel_size_A=2.0)
 
 
+def test_the_source_is_never_replaced(small_stack: Path) -> None:
+    source = ParticleStack.open(small_stack)
+    for name in ("stack", "particles"):  # the images, and the STAR file
+        with pytest.raises(OutputError, match="would be replaced"):
+            ParticleWriter(small_stack.parent, name, box=8, pixel_size_A=2.0, source=source, overwrite=True)
+
+
 # -- RELION reads it --------------------------------------------------------------------------------
 
 
@@ -230,7 +237,7 @@ def test_relion_reads_our_stack_header(out: Path) -> None:
     lines = relion("relion_image_handler", "--i", "a.mrcs", "--stats", cwd=out).splitlines()
     assert len([line for line in lines if "@a.mrcs" in line]) == 3
     for line, image in zip(lines, images, strict=False):
-        said = dict(re.findall(r"(\w+)= (\S+)", line))
+        said = dict(re.findall(r"(\w+) ?= (\S+)", line))
         assert float(said["avg"]) == pytest.approx(image.mean(), abs=1e-4)
         assert float(said["stddev"]) == pytest.approx(image.std(), rel=1e-3)
         assert float(said["angpix"]) == pytest.approx(1.37, abs=1e-3)

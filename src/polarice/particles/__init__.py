@@ -1,7 +1,8 @@
 """What a user brings and takes away: particle stacks, their files, and their preprocessing."""
 
 from .info import describe, format_description
-from .mrc import MrcHeader, MrcReader, MrcStackWriter, read_header
+from .mrc import MrcHeader, MrcReader, read_header
+from .mrc_writer import MrcStackWriter
 from .preprocess import Preprocessor
 from .scan import Contrast, ImageStatistics, StackScan, measure, scan
 from .stack import ParticleStack

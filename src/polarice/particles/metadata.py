@@ -125,8 +125,11 @@ class ParticleMetadata:
         return [row_of[group] for group in groups]
 
     def rows(self, rows: slice | ArrayLike) -> NDArray[np.int64]:
-        """Row numbers, counted from 0, that a slice or an integer array stands for."""
-        return np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
+        """Row numbers, counted from 0, that a slice, an integer array or a mask stands for."""
+        index = rows if isinstance(rows, slice) else np.asarray(rows)
+        if isinstance(index, np.ndarray) and index.size == 0:
+            index = index.astype(np.int64)
+        return np.arange(len(self))[index]
 
     @cached_property
     def pixel_size_A(self) -> float:
@@ -232,9 +235,26 @@ class ParticleMetadata:
 
     @property
     def phase_flipped(self) -> bool:
-        """Whether the CTF's sign changes have been undone already, by flipping or by multiplication."""
-        flags = (self.numeric("rlnCtfDataArePhaseFlipped"), self.numeric("rlnCtfDataAreCtfPremultiplied"))
-        return any(flag is not None and bool((flag != 0).all()) for flag in flags)
+        """Whether the CTF's sign changes have been undone already, by flipping or by multiplication.
+
+        Raises
+        ------
+        ParticleFileError
+            If that is so for some particles only.
+        """
+        done = np.zeros(len(self), dtype=bool)
+        for name in ("rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied"):
+            flag = self.numeric(name)
+            if flag is not None:
+                done |= flag != 0
+        if done.any() and not done.all():
+            row = int(np.flatnonzero(done != done[0])[0])
+            raise ParticleFileError(
+                f"this particle is {'' if done[row] else 'not '}phase-flipped, others are"
+                f"{' not' if done[row] else ''}",
+                path=self.path, row=row + 1, hint="Split the stack",
+            )  # fmt: skip
+        return bool(done.any())
 
     @property
     def denoised(self) -> bool:
@@ -244,9 +264,23 @@ class ParticleMetadata:
 
     @property
     def half_sets(self) -> NDArray[np.int8] | None:
-        """Random half (1 or 2) of each particle, shape (n,); None where the file does not say."""
+        """Random half (1 or 2) of each particle, shape (n,); None where the file does not say.
+
+        Raises
+        ------
+        ParticleFileError
+            If a particle has another number.
+        """
         halves = self.numeric("rlnRandomSubset")
-        return None if halves is None else halves.astype(np.int8)
+        if halves is None:
+            return None
+        wrong = np.flatnonzero(~np.isin(halves, (1, 2)))
+        if len(wrong):
+            raise ParticleFileError(
+                f"column _rlnRandomSubset has {halves[wrong[0]]:g}, not 1 or 2",
+                path=self.path, row=int(wrong[0]) + 1,
+            )  # fmt: skip
+        return halves.astype(np.int8)
 
     def rotations(self) -> Tensor | None:
         """Rotation matrices of the poses, shape (n, 3, 3), float32; None without all three angles."""

@@ -34,7 +34,7 @@ def find_problems(stack: ParticleStack) -> list[PolariceError]:
         problems.append(ParticleFileError("has no particles", path=stack.path))
         return problems
     problems += _image_problems(stack)
-    for check in (_read_pixel_size, _read_ctf, _read_half_sets, _read_poses):
+    for check in (_read_pixel_size, _read_ctf, _read_half_sets, _read_flags, _read_poses):
         problem = _error_of(check, stack)
         if problem is not None and str(problem) not in {str(known) for known in problems}:
             problems.append(problem)
@@ -149,12 +149,11 @@ def _read_ctf(stack: ParticleStack) -> None:
 
 
 def _read_half_sets(stack: ParticleStack) -> None:
-    halves = stack.half_sets
-    if halves is not None and not np.isin(halves, (1, 2)).all():
-        row = int(np.flatnonzero(~np.isin(halves, (1, 2)))[0])
-        raise ParticleFileError(
-            f"column _rlnRandomSubset has {halves[row]}, not 1 or 2", path=stack.path, row=row + 1
-        )
+    _ = stack.half_sets
+
+
+def _read_flags(stack: ParticleStack) -> None:
+    _ = stack.phase_flipped, stack.denoised
 
 
 def _read_poses(stack: ParticleStack) -> None:

@@ -9,7 +9,6 @@ fitted to the corners added more power at the lowest frequency than it took away
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +22,8 @@ from .stack import ParticleStack
 
 __all__ = ["Preprocessor"]
 
-# Width of the disc's soft edge as a fraction of the box: 3 pixels of 64.
-_EDGE = 0.05
+# Width of the disc's soft edge, as in the training sets.
+_EDGE_PX = 4.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class Preprocessor:
         *,
         contrast: Contrast | None = None,
         mask_diameter_A: float | None = None,
+        ctf: bool = True,
     ) -> Preprocessor:
         """Choose the preprocessing of a stack.
 
@@ -94,6 +94,8 @@ class Preprocessor:
             Overrides what the scan has found.
         mask_diameter_A : float, optional
             By default the box.
+        ctf : bool
+            Undo the CTF's sign changes where its parameters are there.
         """
         notices: list[str] = []
         if contrast is None and found.contrast is None:
@@ -106,7 +108,7 @@ class Preprocessor:
                 f"The particles were said to be {contrast}, but look {found.contrast} "
                 f"(z = {found.contrast_z:+.1f})."
             )
-        if not stack.has_ctf and not stack.phase_flipped:
+        if ctf and not stack.has_ctf and not stack.phase_flipped:
             missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
             notices.append(f"The CTF is not complete (missing {missing}): phases are not flipped.")
         if stack.box < found.model_box:
@@ -119,7 +121,7 @@ class Preprocessor:
             pixel_size_A=stack.pixel_size_A,
             model_box=found.model_box,
             contrast=contrast or found.contrast or "bright",
-            phase_flip=stack.has_ctf and not stack.phase_flipped,
+            phase_flip=ctf and stack.has_ctf and not stack.phase_flipped,
             mask_diameter_A=mask_diameter_A or stack.box * stack.pixel_size_A,
             notices=tuple(notices),
         )
@@ -137,7 +139,7 @@ class Preprocessor:
     def mask(self) -> Tensor:
         """Soft disc, shape (model_box, model_box)."""
         radius_px = self.mask_diameter_A / 2 / self.model_pixel_size_A
-        return soft_disc(self.model_box, radius_px, math.ceil(_EDGE * self.model_box))
+        return soft_disc(self.model_box, radius_px, _EDGE_PX)
 
     def forward(self, images: Tensor, ctf: CTF | None, statistics: ImageStatistics) -> Tensor:
         """Images as a network wants them.

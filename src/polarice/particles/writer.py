@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from polarice.errors import OutputError
 
-from .mrc import MrcStackWriter
+from .mrc_writer import MrcStackWriter
 from .stack import ParticleStack
 from .star import StarTable, format_values, write_star
 
@@ -55,7 +55,7 @@ class ParticleWriter:
     Raises
     ------
     OutputError
-        If the folder is absent or a file is there already.
+        If the folder is absent, a file is there already, or an output would replace the source.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class ParticleWriter:
                 raise OutputError(
                     "the file exists already", path=path, hint="Choose another folder, or say --overwrite"
                 )
+        if source is not None:
+            self._keep_source(source)
         self.box = box
         self.pixel_size_A = pixel_size_A
         self.source = source
@@ -90,6 +92,17 @@ class ParticleWriter:
         self._particles = dict(particles or {})
         self._optics = dict(optics or {})
         self._stack = MrcStackWriter(self.stack_path, box, pixel_size_A)
+
+    def _keep_source(self, source: ParticleStack) -> None:
+        """Raise if an output would replace a file that it is made from."""
+        outputs = {self.star_path.resolve(), self.stack_path.resolve()}
+        namesakes = [name for name in source.names.files if Path(name).name == self.stack_path.name]
+        inputs = [source.path, *(source.locator.find(name) for name in namesakes)]
+        for path in inputs:
+            if path is not None and path.resolve() in outputs:
+                raise OutputError(
+                    "would be replaced by what is made from it", path=path, hint="Choose another folder"
+                )
 
     def __enter__(self) -> Self:
         self._stack.__enter__()
