@@ -28,7 +28,7 @@ __all__ = ["Contrast", "ImageStatistics", "StackScan", "contrast_scores", "judge
 
 Contrast = Literal["bright", "dark"]
 
-# Fewer than one stack in 3000 gets the wrong sign by chance.
+# About one stack of pure noise in 2000 gets beyond this by chance.
 SIGNIFICANT_Z = 3.5
 # Undoes the CTF where its magnitude is above 0.1, which it reaches near zero frequency.
 _WIENER = 0.01
