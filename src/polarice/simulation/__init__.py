@@ -1,17 +1,28 @@
 """From a molecule to particle images whose truth is known."""
 
+from .noise import add_gaussian_noise, add_poisson_noise, item_generator, noise_std
 from .projection import Projector, project_volume
+from .simulate import SimulationResult, simulate
 from .structure import Structure, read_structure
+from .views import uniform_views, view_sets
 from .volume import Volume, density_from_structure, read_map, resample_volume, write_map
 
 __all__ = [
     "Projector",
+    "SimulationResult",
     "Structure",
     "Volume",
+    "add_gaussian_noise",
+    "add_poisson_noise",
     "density_from_structure",
+    "item_generator",
+    "noise_std",
     "project_volume",
     "read_map",
     "read_structure",
     "resample_volume",
+    "simulate",
+    "uniform_views",
+    "view_sets",
     "write_map",
 ]
