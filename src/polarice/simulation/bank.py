@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def _decode_corpus(
     offsets = arrays["offset"].astype(np.int64)
     differences = (arrays["hi"].astype(np.uint16) << 8 | arrays["lo"].astype(np.uint16)).view(np.int16)
     coordinates = np.empty(differences.shape[::-1], np.int16)
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, stop in pairwise(offsets.tolist()):
         coordinates[start:stop] = np.cumsum(differences[:, start:stop], axis=1, dtype=np.int16).T
     names = tuple(str(name) for name in arrays["id"])
     return names, offsets, coordinates, arrays["z"].astype(np.uint8)

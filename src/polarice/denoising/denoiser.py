@@ -1,0 +1,137 @@
+"""What a denoiser is: images in, images out; and for sets, with what was learned on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..devices import resolve_device
+from ..errors import ModelError
+from ..models import PolarTransformer, load_model
+
+__all__ = ["Denoiser", "NetworkDenoiser", "SetDenoiser", "SetResult", "in_plane_angles_deg"]
+
+
+class Denoiser(Protocol):
+    """Anything that maps normalised images (b, y, x) to denoised images (b, y, x), each alone."""
+
+    box: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Denoise."""
+        ...
+
+
+class NetworkDenoiser:
+    """A single-image network as a `Denoiser`.
+
+    Parameters
+    ----------
+    model : str, Path or Module
+        A shipped model's name, a weights file, or a network.
+    device : str
+    """
+
+    def __init__(self, model: str | Path | nn.Module, device: str = "auto") -> None:
+        self.device = resolve_device(device)
+        self.network = _network(model, self.device)
+        if getattr(self.network, "jointly", False):
+            raise ModelError("this network denoises sets", hint="use SetDenoiser")
+        self.box: int = self.network.box  # type: ignore[assignment]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Denoise normalised images (b, y, x)."""
+        denoised: Tensor = self.network(images.to(self.device))
+        return denoised
+
+
+class SetResult(NamedTuple):
+    """Sets after joint denoising.
+
+    Attributes
+    ----------
+    images : Tensor, shape (s, k, y, x)
+    weights : Tensor, shape (s, k, k)
+        How much each image (row) took from each other (column) in the last round; a row sums to the
+        image's confidence.
+    angles_deg : Tensor, shape (s, k, k)
+        How far each other image must be turned, from x towards y, to lie upon this one.
+    attention : Tensor, shape (s, k, k, m)
+        The coefficients over angles of the last round.
+    confidence : Tensor, shape (s, k)
+        Weight of all others, 0 (denoised alone) to 1.
+    """
+
+    images: Tensor
+    weights: Tensor
+    angles_deg: Tensor
+    attention: Tensor
+    confidence: Tensor
+
+
+class SetDenoiser:
+    """A joint network on sets of images.
+
+    Parameters
+    ----------
+    model : str, Path or Module
+        A shipped model's name, a weights file, or a network.
+    device : str
+    """
+
+    def __init__(self, model: str | Path | nn.Module = "polar-transformer-64", device: str = "auto") -> None:
+        self.device = resolve_device(device)
+        network = _network(model, self.device)
+        if not isinstance(network, PolarTransformer):
+            raise ModelError("this network denoises single images", hint="use NetworkDenoiser")
+        self.network = network
+        self.box = network.box
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, mask: Tensor | None = None) -> SetResult:
+        """Denoise sets.
+
+        Parameters
+        ----------
+        images : Tensor, shape (s, k, y, x)
+            Normalised as `polarice.particles.Preprocessor` does it.
+        mask : Tensor of bool, shape broadcastable to (s, k, k), optional
+            True where the first image may use the second.
+        """
+        output = self.network(images.to(self.device), mask)
+        attention = output.attention[-1].weights
+        return SetResult(
+            output.images, attention.sum(-1), in_plane_angles_deg(attention), attention, output.confidence
+        )
+
+
+def in_plane_angles_deg(attention: Tensor) -> Tensor:
+    """Angle of the highest coefficient, refined by a parabola through its neighbours.
+
+    Parameters
+    ----------
+    attention : Tensor, shape (..., m)
+        Coefficients over m uniform angles.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Degrees in [-180, 180).
+    """
+    m = attention.shape[-1]
+    peak = attention.argmax(-1, keepdim=True)
+    left, top, right = (attention.gather(-1, (peak + step) % m)[..., 0] for step in (-1, 0, 1))
+    curvature = (2 * top - left - right).clamp_min(1e-12)
+    offset = (0.5 * (right - left) / curvature).clamp(-0.5, 0.5)
+    degrees = (peak[..., 0] + offset) * (360 / m)
+    return (degrees + 180) % 360 - 180
+
+
+def _network(model: str | Path | nn.Module, device: torch.device) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model.to(device).eval()
+    return load_model(model, device)[0]

@@ -1,0 +1,287 @@
+"""A particle stack in, a denoised particle stack out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..devices import resolve_device
+from ..errors import ModelError, OutputError, ParticleFileError, PolariceError, PreflightError
+from ..models import PolarTransformer, load_model
+from ..particles import (
+    ParticleStack,
+    ParticleWriter,
+    Preprocessor,
+    StackScan,
+    denoised_columns,
+    scan,
+)
+from .graph import attend_graph, encode_stack
+from .neighbours import NOBODY, find_neighbours, groups_of
+from .result import DenoiseResult, DenoiseSettings, effective_neighbours
+
+__all__ = ["denoise_stack", "prepare_output"]
+
+Progress = Callable[[str, int, int], None]
+
+_BATCH = 64
+
+
+def prepare_output(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, unless told to overwrite.
+
+    Raises
+    ------
+    OutputError
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError("is a file, not a folder", path=out)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise OutputError("the folder is not empty", path=out, hint="Name another, or say --overwrite")
+
+
+def denoise_stack(
+    particles: str | Path,
+    out: str | Path,
+    settings: DenoiseSettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> DenoiseResult:
+    """Denoise a particle stack, file to file.
+
+    Parameters
+    ----------
+    particles : path-like
+        ``.star``, ``.mrcs`` or ``.mrc``.
+    out : path-like
+        Folder for ``denoised.star``, ``denoised.mrcs``, ``neighbours.npz`` (joint networks) and
+        ``denoise.json``.
+    settings : DenoiseSettings, optional
+    overwrite : bool
+        Allow a folder that is not empty.
+    progress : callable, optional
+        Called with (stage, images done, images in all).
+
+    Returns
+    -------
+    DenoiseResult
+
+    Raises
+    ------
+    PolariceError
+        Anything wrong with the input, the model, the device or the output, before any computing.
+    """
+    settings, out = settings or DenoiseSettings(), Path(out)
+    report = progress or (lambda stage, done, total: None)
+    prepare_output(out, overwrite)
+    device = resolve_device(settings.device)
+    network, card = load_model(settings.model, device)
+    stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
+    groups = _preflight(stack, settings, jointly=isinstance(network, PolarTransformer))
+    seconds: dict[str, float] = {}
+    box = cast(int, network.box)
+    count = len(stack)
+    with _timed(seconds, "check and measure"):
+        found = scan(stack, box, progress=lambda done: report("check and measure", done, count))
+    preprocessor = Preprocessor.for_stack(
+        stack, found, contrast=settings.contrast, mask_diameter_A=settings.mask_diameter_A, ctf=settings.ctf
+    )
+    notices = [*preprocessor.notices, *_notices(stack, settings, box)]
+    out.mkdir(parents=True, exist_ok=True)
+    marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
+    writer = ParticleWriter(
+        out,
+        "denoised",
+        box=stack.box,
+        pixel_size_A=stack.pixel_size_A,
+        source=stack,
+        particles=marks["particles"],
+        optics=marks["optics"],
+        overwrite=overwrite,
+    )
+    runner = _Run(stack, preprocessor, found, device, seconds, report)
+    neighbours = weights = angles = None
+    with writer:
+        if isinstance(network, PolarTransformer):
+            neighbours, weights, angles = runner.jointly(network, writer, settings.neighbours, groups, out)
+            writer.set_columns(
+                particles={
+                    "polariceConfidence": weights.sum(1),
+                    "polariceEffectiveNeighbours": effective_neighbours(weights),
+                }
+            )
+        else:
+            runner.singly(network, writer)
+    files = {str(writer.star_path): "denoised particles", str(writer.stack_path): "their images"}
+    if neighbours is not None and weights is not None and angles is not None:
+        table = out / "neighbours.npz"
+        _save_arrays(table, {"neighbours": neighbours, "weights": weights, "angles_deg": angles})
+        files[str(table)] = "neighbours of each particle, their weights and in-plane angles"
+    result = DenoiseResult(
+        stack.path,
+        writer.star_path,
+        settings,
+        card,
+        preprocessor,
+        found,
+        neighbours,
+        weights,
+        angles,
+        seconds,
+        tuple(notices),
+        files,
+    )
+    configuration = out / "denoise.json"
+    files[str(configuration)] = "resolved configuration and figures"
+    text = json.dumps({"configuration": result.configuration(), "figures": result.summary()}, indent=1)
+    partial = configuration.with_name("denoise.json.partial")
+    partial.write_text(text)
+    partial.rename(configuration)
+    return result
+
+
+def _preflight(stack: ParticleStack, settings: DenoiseSettings, *, jointly: bool) -> NDArray[np.int64]:
+    """Everything that can be wrong before pixels are read; returns the groups that do not mix."""
+    problems = stack.problems()
+    if settings.ctf and stack.has_column("rlnDefocusU") and not stack.has_ctf and not stack.phase_flipped:
+        missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
+        hint = "Add the columns, or ignore the CTF with --no-ctf"
+        problems.append(ParticleFileError(f"the CTF lacks {missing}", path=stack.path, hint=hint))
+    if stack.denoised:
+        problems.append(ParticleFileError("these particles are denoised already", path=stack.path))
+    if settings.sets_from is not None and not jointly:
+        problems.append(ModelError(f"{settings.model} denoises single images and has no use for sets"))
+    elif settings.sets_from is not None and not stack.has_column(settings.sets_from.removeprefix("_")):
+        reason = f"there is no column _{settings.sets_from.removeprefix('_')}"
+        problems.append(ParticleFileError(reason, path=stack.path, hint="see `polarice info`"))
+    elif jointly and settings.sets_from is None and len(stack) <= settings.neighbours:
+        reason = f"has {len(stack)} particles, too few for {settings.neighbours} neighbours each"
+        hint = f"Ask for fewer with --neighbours {max(len(stack) - 1, 0)}, or use a single-image model"
+        problems.append(ParticleFileError(reason, path=stack.path, hint=hint))
+    if jointly and settings.neighbours < 1:
+        problems.append(PolariceError("a joint model needs at least one neighbour"))
+    if problems:
+        raise PreflightError(problems)
+    sets = None if settings.sets_from is None else stack.column(settings.sets_from.removeprefix("_"))
+    return groups_of(len(stack), stack.half_sets, None if sets is None else np.array(sets))
+
+
+def _notices(stack: ParticleStack, settings: DenoiseSettings, box: int) -> list[str]:
+    notices = []
+    if stack.half_sets is None:
+        notices.append(
+            "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, "
+            "so half maps made of these images would not be independent."
+        )
+    if stack.box != box:
+        notices.append(
+            f"The images were resampled in Fourier space from {stack.box} to the model's {box} pixels "
+            f"({stack.pixel_size_A * stack.box / box:.2f} Å/px) and back."
+        )
+    return notices
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One pass of a network over a stack."""
+
+    stack: ParticleStack
+    preprocessor: Preprocessor
+    found: StackScan
+    device: torch.device
+    seconds: dict[str, float]
+    report: Progress
+
+    def normalised(self) -> Iterator[tuple[slice, Tensor]]:
+        """Images as the network wants them, in the stack's order."""
+        for start in range(0, len(self.stack), _BATCH):
+            rows = slice(start, min(start + _BATCH, len(self.stack)))
+            with _timed(self.seconds, "read and normalise"):
+                images = torch.from_numpy(self.stack.images(rows)).to(self.device)
+                ctf = self.stack.ctf(rows).to(self.device) if self.preprocessor.phase_flip else None
+                statistics = self.found.statistics[rows].to(self.device)
+                model_images = self.preprocessor.forward(images, ctf, statistics)
+            yield rows, model_images
+
+    def write(self, writer: ParticleWriter, rows: slice, denoised: Tensor) -> None:
+        """Put denoised images back into the stack's grey scale and append them."""
+        with _timed(self.seconds, "write"):
+            statistics = self.found.statistics[rows].to(self.device)
+            masked = denoised * self.preprocessor.mask().to(denoised)
+            writer.append(self.preprocessor.inverse(masked, statistics).cpu().numpy())
+
+    @torch.inference_mode()
+    def singly(self, network: nn.Module, writer: ParticleWriter) -> None:
+        """Denoise every image alone."""
+        for rows, images in self.normalised():
+            with _timed(self.seconds, "denoise"):
+                denoised = network(images)
+            self.write(writer, rows, denoised)
+            self.report("denoise", rows.stop, len(self.stack))
+
+    def jointly(
+        self,
+        network: PolarTransformer,
+        writer: ParticleWriter,
+        count: int,
+        groups: NDArray[np.int64],
+        folder: Path,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Denoise every image with its neighbours; returns these, their weights and angles."""
+        total = len(self.stack)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as name:
+            scratch = Path(name)
+            before = self.seconds.get("read and normalise", 0.0)
+            with _timed(self.seconds, "encode"):
+                batches = (images for _, images in self.normalised())
+                encoded = encode_stack(
+                    network, batches, total, scratch, lambda done: self.report("encode", done, total)
+                )
+            self.seconds["encode"] -= self.seconds["read and normalise"] - before
+            with _timed(self.seconds, "find neighbours"):
+                neighbours = find_neighbours(encoded.embedding, count, groups)
+            weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
+            rounds = network.config.rounds
+            with _timed(self.seconds, "attend and decode"):
+                for batch in attend_graph(
+                    network,
+                    encoded,
+                    neighbours,
+                    scratch,
+                    self.device,
+                    lambda index, done: self.report(f"attend ({index + 1} of {rounds})", done, total),
+                ):
+                    rows = slice(int(batch.rows[0]), int(batch.rows[-1]) + 1)
+                    weights[rows], angles[rows] = batch.weights, batch.angles_deg
+                    self.write(writer, rows, batch.images)
+            self.seconds["attend and decode"] -= self.seconds["write"]
+        weights[neighbours == NOBODY] = 0
+        return neighbours, weights, angles
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.rename(path)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

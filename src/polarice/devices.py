@@ -1,0 +1,35 @@
+"""Which device to compute on; asked for, never guessed in silence."""
+
+from __future__ import annotations
+
+import torch
+
+from .errors import DeviceError
+
+__all__ = ["resolve_device"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Device of a name.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda", "mps"} or "cuda:N"
+        ``auto`` takes the first of cuda, mps and cpu that is there.
+
+    Raises
+    ------
+    DeviceError
+        The device is unknown or absent: nothing falls back to the CPU unasked.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    kind, _, index = name.partition(":")
+    if kind not in present or (index and not index.isdigit()):
+        raise DeviceError(f"unknown device {name!r}", hint="choose auto, cpu, cuda or mps")
+    missing = not present[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count())
+    if missing:
+        there = ", ".join(kind for kind, is_there in present.items() if is_there)
+        raise DeviceError(f"the device {name} is absent", hint=f"this machine has {there}")
+    return torch.device(name)
