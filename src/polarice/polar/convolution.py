@@ -58,9 +58,7 @@ class _PolarPad(torch.autograd.Function):
         radial, angular, centre = ctx.settings
         outer = gradients[0]
         angles = outer.shape[-1] - 2 * angular
-        inner = outer[..., angular : angular + angles].contiguous()
-        if inner.data_ptr() == outer.data_ptr():
-            inner = inner.clone()
+        inner = outer[..., angular : angular + angles].clone(memory_format=torch.contiguous_format)
         if angular:
             inner[..., -angular:] += outer[..., :angular]
             inner[..., :angular] += outer[..., angular + angles :]

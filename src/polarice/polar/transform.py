@@ -130,6 +130,10 @@ class PolarTransform(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sparse tensors can be neither copied nor pickled; they are made anew when they are needed.
+        return {**self.__dict__, "_sparse": {}}
+
     def _csr(self, name: str) -> Tensor:
         if name not in self._sparse:
             rows, columns, values = (
@@ -214,7 +218,8 @@ class PolarTransform(nn.Module):
         blurred = self.adjoint(polar)
         frequency = torch.fft.fftfreq(2 * box, dtype=polar.dtype, device=polar.device)
         sigma = math.pi * self.grid.bandwidth * box
-        decay = torch.exp(-((sigma * frequency) ** 2))
+        # φ is sampled, so its transform is the continuous one with its nearest aliases.
+        decay = torch.stack([torch.exp(-((sigma * (frequency + k)) ** 2)) for k in (-1, 0, 1)]).sum(0)
         response = decay[:, None] * decay[None, : box + 1]
         spectrum = torch.fft.rfft2(blurred, s=(2 * box, 2 * box)) * response / (response**2 + regulariser)
         images: Tensor = torch.fft.irfft2(spectrum, s=(2 * box, 2 * box))
