@@ -1,7 +1,7 @@
 """From noisy particles to denoised ones: single images, sets, and whole stacks."""
 
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult, in_plane_angles_deg
-from .graph import EncodedStack, attend_graph, encode_stack
+from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
 from .neighbours import NOBODY, find_neighbours, groups_of
 from .pipeline import denoise_stack, prepare_output
 from .result import DenoiseResult, DenoiseSettings, effective_neighbours
@@ -12,6 +12,7 @@ __all__ = [
     "DenoiseSettings",
     "Denoiser",
     "EncodedStack",
+    "GraphResult",
     "NetworkDenoiser",
     "SetDenoiser",
     "SetResult",

@@ -7,22 +7,24 @@ scratch file that the system keeps in memory as far as it can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from ..models import ImageState, PolarTransformer
 from .denoiser import in_plane_angles_deg
 from .neighbours import NOBODY
 
-__all__ = ["EncodedStack", "GraphBatch", "attend_graph", "encode_stack"]
+__all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack"]
 
-_BATCH = 32
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,20 @@ class EncodedStack:
 
 
 @dataclass(frozen=True)
-class GraphBatch:
-    """Some particles after joint denoising.
+class GraphResult:
+    """A stack after joint denoising.
 
     Attributes
     ----------
-    rows : ndarray of int, shape (b,)
-    images : Tensor, shape (b, y, x)
-    weights : ndarray, shape (b, k)
+    images : ndarray, shape (n, y, x), float32
+        In a scratch file, in the stack's order.
+    weights : ndarray, shape (n, k)
         Weight of each neighbour in the last round, zero for an empty place.
-    angles_deg : ndarray, shape (b, k)
+    angles_deg : ndarray, shape (n, k)
         How far each neighbour must be turned, from x towards y, to lie upon the particle.
     """
 
-    rows: NDArray[np.int64]
-    images: Tensor
+    images: NDArray[np.float32]
     weights: NDArray[np.float32]
     angles_deg: NDArray[np.float32]
 
@@ -112,8 +113,11 @@ def attend_graph(
     scratch: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
-) -> Iterator[GraphBatch]:
+) -> GraphResult:
     """Run the rounds of attention over a graph, and decode.
+
+    Particles that lie close in the embedding are taken together, because they share neighbours: each
+    batch attends, under a mask, to the union of its neighbours.
 
     Parameters
     ----------
@@ -126,42 +130,51 @@ def attend_graph(
     device : torch.device
     progress : callable
         Called with (round, images done).
-
-    Yields
-    ------
-    GraphBatch
-        In the stack's order.
     """
+    count, rounds, box = len(encoded), network.config.rounds, network.box
+    images = np.memmap(scratch / "images", np.float32, "w+", shape=(count, box, box))
+    weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
+    order = _neighbourly_order(encoded.embedding, neighbours)
     features = encoded.features
-    rounds = network.config.rounds
 
     def states(rows: NDArray[np.int64]) -> ImageState:
-        shape = rows.shape
-        parts = (torch.from_numpy(array[rows.ravel()]) for array in (encoded.polar, features))
-        return ImageState(*(part.to(device).float().unflatten(0, shape) for part in parts))
+        arrays = (torch.from_numpy(array[rows]) for array in (encoded.polar, features))
+        return ImageState(*(array.to(device).float()[None] for array in arrays))
 
     for index in range(rounds):
         last = index == rounds - 1
-        if not last:
-            path = scratch / f"features-{index + 1}"
-            after = np.memmap(path, np.float16, "w+", shape=features.shape)
-        for start in range(0, len(encoded), _BATCH):
-            rows = np.arange(start, min(start + _BATCH, len(encoded)))
+        path = scratch / f"features-{index + 1}"
+        after = features if last else np.memmap(path, np.float16, "w+", shape=features.shape)
+        for start in range(0, count, _BATCH):
+            rows = order[start : start + _BATCH]
             partners = neighbours[rows]
-            mask = torch.from_numpy(partners != NOBODY).to(device)[:, None]
-            keys = states(np.where(partners == NOBODY, 0, partners))
-            state, aligned, attention = network.attend(index, states(rows[:, None]), keys, mask)
+            there = partners != NOBODY
+            union, place = np.unique(partners[there], return_inverse=True)
+            mask = np.zeros((1, len(rows), max(len(union), 1)), bool)
+            mask[0, np.nonzero(there)[0], place] = True
+            keys = states(union if len(union) else rows[:1])
+            allowed = torch.from_numpy(mask).to(device)
+            state, aligned, attention = network.attend(index, states(rows), keys, allowed)
             if last:
                 assert attention.weights is not None
-                coefficients = attention.weights[:, 0]
-                yield GraphBatch(
-                    rows,
-                    network.decode(state, aligned)[:, 0],
-                    coefficients.sum(-1).cpu().numpy(),
-                    in_plane_angles_deg(coefficients).cpu().numpy(),
-                )
+                coefficients = attention.weights[0, np.nonzero(there)[0], place]
+                block_weights, block_angles = (np.zeros(partners.shape, np.float32) for _ in range(2))
+                block_weights[there] = coefficients.sum(-1).cpu().numpy()
+                block_angles[there] = in_plane_angles_deg(coefficients).cpu().numpy()
+                weights[rows], angles[rows] = block_weights, block_angles
+                images[rows] = network.decode(state, aligned)[0].cpu().numpy()
             else:
-                after[rows] = state.features[:, 0].cpu().numpy()
-            progress(index, int(rows[-1]) + 1)
-        if not last:
-            features = after
+                after[rows] = state.features[0].cpu().numpy()
+            progress(index, start + len(rows))
+        features = after
+    return GraphResult(images, weights, angles)
+
+
+def _neighbourly_order(embedding: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
+    """An order of the particles in which those that share neighbours follow each other."""
+    count = len(embedding)
+    rows, places = np.nonzero(neighbours != NOBODY)
+    links = (np.ones(len(rows), np.float32), (rows, neighbours[rows, places]))
+    graph = scipy.sparse.csr_matrix(links, shape=(count, count))
+    order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
+    return np.asarray(order, np.int64)

@@ -28,7 +28,7 @@ from ..particles import (
     scan,
 )
 from .graph import attend_graph, encode_stack
-from .neighbours import NOBODY, find_neighbours, groups_of
+from .neighbours import find_neighbours, groups_of
 from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 
 __all__ = ["denoise_stack", "prepare_output"]
@@ -252,23 +252,20 @@ class _Run:
             self.seconds["encode"] -= self.seconds["read and normalise"] - before
             with _timed(self.seconds, "find neighbours"):
                 neighbours = find_neighbours(encoded.embedding, count, groups)
-            weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
             rounds = network.config.rounds
             with _timed(self.seconds, "attend and decode"):
-                for batch in attend_graph(
+                result = attend_graph(
                     network,
                     encoded,
                     neighbours,
                     scratch,
                     self.device,
                     lambda index, done: self.report(f"attend ({index + 1} of {rounds})", done, total),
-                ):
-                    rows = slice(int(batch.rows[0]), int(batch.rows[-1]) + 1)
-                    weights[rows], angles[rows] = batch.weights, batch.angles_deg
-                    self.write(writer, rows, batch.images)
-            self.seconds["attend and decode"] -= self.seconds["write"]
-        weights[neighbours == NOBODY] = 0
-        return neighbours, weights, angles
+                )
+            for start in range(0, total, _BATCH):
+                rows = slice(start, min(start + _BATCH, total))
+                self.write(writer, rows, torch.from_numpy(result.images[rows]).to(self.device))
+        return neighbours, result.weights, result.angles_deg
 
 
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:

@@ -242,7 +242,8 @@ def _mix(seed: int, index: int) -> int:
 def _view_set(config: SamplerConfig, generator: torch.Generator) -> Tensor:
     """Orientations of one set, shape (set_size, 3, 3), of a kind drawn by its frequency."""
     size = config.set_size
-    kinds = torch.tensor([config.directional, config.general, config.neighbourhood])
+    frequencies = [config.directional, config.general, config.neighbourhood]
+    kinds = torch.tensor(frequencies, dtype=torch.float32)
     kind = int(torch.multinomial(kinds, 1, generator=generator))
     views = torch.zeros(size, dtype=torch.long)
     wobble_deg = torch.zeros(size)
