@@ -1,5 +1,6 @@
 """From a molecule to particle images whose truth is known."""
 
+from .example import example_structure
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator, noise_std
 from .projection import Projector, project_volume
 from .simulate import SimulationResult, simulate
@@ -15,6 +16,7 @@ __all__ = [
     "add_gaussian_noise",
     "add_poisson_noise",
     "density_from_structure",
+    "example_structure",
     "item_generator",
     "noise_std",
     "project_volume",
