@@ -164,6 +164,15 @@ def test_fast_inverse_solves_its_own_normal_equations(smooth: Images, error: Err
     assert error(polar.inverse(seen), polar.inverse_cg(seen, steps=200)) < 1e-6
 
 
+def test_inverse_takes_the_one_that_holds(smooth: Images, error: Error) -> None:
+    """The precomputed filter does not hold for narrow Gaussians: there conjugate gradients step in."""
+    images = smooth(64)
+    for bandwidth, limit in ((1.0, 1e-7), (1.2, 1e-6), (1.4, 3e-4), (1.6, 1e-5), (2.0, 1e-6)):
+        grid = PolarGrid(64, 48, 192, 1.0, bandwidth / 64)
+        polar = PolarTransform(grid, dtype=torch.float64)
+        assert error(polar.inverse(polar(images)), images) < limit
+
+
 def test_box_256(smooth: Images, error: Error) -> None:
     images = smooth(256, dtype=torch.float32)
     polar = PolarTransform(PolarGrid.compact(256))

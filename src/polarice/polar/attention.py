@@ -168,33 +168,37 @@ def _streamed(
 ) -> AttentionResult:
     """Running softmax over blocks of keys, for one block of queries after another."""
     angles = query.shape[-1]
-    outputs, null_weights = [], []
+    output = query.new_empty(*query.shape[:2], *value.shape[2:])
+    null_weight = query.new_zeros(query.shape[:2])
     for first in range(0, query.shape[1], block):
-        part = query[:, first : first + block]
-        spectrum = _spectrum(part)
-        top = part.new_full(part.shape[:2], -torch.inf)
-        total = part.new_zeros(part.shape[:2])
+        queries = slice(first, first + block)
+        spectrum = _spectrum(query[:, queries])
+        top = query.new_full(spectrum.shape[0:3:2], -torch.inf)
+        total = torch.zeros_like(top)
         if null_logit is not None:
             top, total = torch.zeros_like(total) + null_logit, total + angles
         null_top = top
-        mixed: Tensor | float = 0.0
+        mixed: Tensor | None = None
         for start in range(0, key.shape[1], block):
             keys = slice(start, start + block)
             scores = scale * _scores(spectrum, _spectrum(key[:, keys]), angles)
             if mask is not None:
-                allowed = mask[:, first : first + block, keys, None]
-                scores = scores.masked_fill(~allowed, -torch.inf)
+                scores = scores.masked_fill(~mask[:, queries, keys, None], -torch.inf)
             new_top = torch.maximum(top, scores.amax((-2, -1))).clamp_min(torch.finfo(scores.dtype).min)
             exponentials = torch.exp(scores - new_top[..., None, None])
             fade = torch.exp(top - new_top)
             total = fade * total + exponentials.sum((-2, -1))
-            contribution = torch.fft.rfft(exponentials).permute(0, 3, 1, 2) @ _spectrum(value[:, keys])
-            mixed = fade[:, None, :, None] * mixed + contribution
+            weights = torch.fft.rfft(exponentials).permute(0, 3, 1, 2)
+            if mixed is None:
+                mixed = weights @ _spectrum(value[:, keys])
+            else:
+                mixed = mixed * fade[:, None, :, None] + weights @ _spectrum(value[:, keys])
             top = new_top
+        assert mixed is not None
         safe = total.clamp_min(torch.finfo(query.dtype).tiny)
-        assert isinstance(mixed, Tensor)
-        output = torch.fft.irfft((mixed / safe[:, None, :, None]).permute(0, 2, 3, 1), n=angles)
-        outputs.append(output.unflatten(2, value.shape[2:4]))
-        missing = torch.zeros_like(total) if null_logit is None else angles * torch.exp(null_top - top) / safe
-        null_weights.append(missing)
-    return AttentionResult(torch.cat(outputs, 1), None, torch.cat(null_weights, 1))
+        mixed = mixed / safe[:, None, :, None]
+        part: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles)
+        output[:, queries] = part.unflatten(2, value.shape[2:4])
+        if null_logit is not None:
+            null_weight[:, queries] = angles * torch.exp(null_top - top) / safe
+    return AttentionResult(output, None, null_weight)

@@ -54,7 +54,9 @@ class PolarGrid:
     def compact(cls, box: int) -> PolarGrid:
         """A grid of the inscribed disc with a fifth of the paper's points: N = L / 2, M = 3 L / 2, b = 2 / L.
 
-        A particle lives in the disc, and the wider Gaussian makes the coarser grid accurate.
+        A particle lives in the disc, and the wider Gaussian makes the coarser grid accurate: P⁻¹P keeps
+        a projection blurred by one pixel to 1e-4 (relative squared error); one blurred by 0.6 pixels,
+        with its detail up to the Nyquist frequency, to 4e-3.
         """
         return cls(box, box // 2, 2 * round(0.75 * box), 1.0, 2 / box)
 
