@@ -15,7 +15,7 @@ from polarice.imaging import CTF, filter_images, shift_images
 from polarice.particles import ParticleStack
 from polarice.simulation.projection import project_volume
 from polarice.simulation.simulate import SimulationResult, simulate
-from polarice.simulation.structure import Structure
+from polarice.simulation.structure import Structure, read_structure
 from polarice.simulation.volume import read_map, write_map
 
 Error = Callable[[Tensor, Tensor], float]
@@ -166,6 +166,20 @@ def test_a_map_keeps_its_field_of_view(shot: SimulationResult, tmp_path: Path, s
     write_map(tmp_path / "zero.mrc", type(volume)(torch.zeros(32, 32, 32), 1.0))
     with pytest.raises(PolariceError, match="empty"):
         simulate(tmp_path / "zero.mrc", tmp_path / "c", particles=4, box=32)
+
+
+def test_a_structure_file_gives_what_its_structure_gives(tmp_path: Path) -> None:
+    lines = [
+        f"ATOM  {i:5d}  CA  ALA A{i:4d}    {10 * np.cos(i):8.3f}{10 * np.sin(i):8.3f}{2.0 * i:8.3f}"
+        "  1.00 20.00           C"
+        for i in range(1, 30)
+    ]
+    path = tmp_path / "coil.pdb"
+    path.write_text("\n".join([*lines, "END", ""]))
+    from_file = simulate(path, tmp_path / "a", particles=4, box=32)
+    from_atoms = simulate(read_structure(path), tmp_path / "b", particles=4, box=32)
+    assert torch.equal(images_of(from_file.particles), images_of(from_atoms.particles))
+    assert json.loads(from_file.config.read_text())["source"] == str(path)
 
 
 def test_progress_ends_at_the_total(molecule: Structure, tmp_path: Path) -> None:
