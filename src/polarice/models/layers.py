@@ -49,11 +49,18 @@ class PolarUNet(nn.Module):
         more by two.
     n_radii : int
         N.
+
+    Raises
+    ------
+    ValueError
+        N cannot be halved as often as the widths ask for.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, ...], n_radii: int) -> None:
         super().__init__()
         levels = len(widths)
+        if n_radii % 2 ** (levels - 1):
+            raise ValueError(f"{n_radii} radii cannot be halved {levels - 1} times for {levels} widths")
         radii = [n_radii >> level for level in range(levels)]
         self.enter = PolarBlock(in_channels, widths[0], radii[0])
         self.down = nn.ModuleList(

@@ -71,7 +71,7 @@ def build_model(architecture: str, config: Mapping[str, Any]) -> nn.Module:
     Raises
     ------
     ModelError
-        Unknown architecture or configuration entry.
+        Unknown architecture or configuration entry, or a value that makes no network.
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -83,7 +83,10 @@ def build_model(architecture: str, config: Mapping[str, Any]) -> nn.Module:
         hint = f"it has {', '.join(sorted(names))}"
         raise ModelError(f"{architecture} has no entry {', '.join(unknown)}", hint=hint)
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    return network(config_type(**frozen))
+    try:
+        return network(config_type(**frozen))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{architecture} cannot be built: {error}") from error
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:

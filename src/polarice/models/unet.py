@@ -40,6 +40,11 @@ class UNet(nn.Module):
     Parameters
     ----------
     config : UNetConfig
+
+    Raises
+    ------
+    ValueError
+        The box cannot be halved as often as the widths ask for.
     """
 
     jointly = False
@@ -48,6 +53,11 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config = config or UNetConfig()
         widths = config.widths
+        if config.box % 2 ** (len(widths) - 1):
+            poolings = len(widths) - 1
+            raise ValueError(
+                f"a box of {config.box} cannot be halved {poolings} times for {len(widths)} widths"
+            )
         self.down = nn.ModuleList(
             nn.Sequential(_block(1 if i == 0 else widths[i - 1], widths[i]), _block(widths[i], widths[i]))
             for i in range(len(widths))
