@@ -17,6 +17,7 @@ from .content import (
     ReportContent,
     StageTime,
 )
+from .demo import DemoResult, run_demo
 from .evaluate import evaluate
 from .metrics import (
     best_linear_scale,
@@ -31,11 +32,13 @@ from .metrics import (
     ssim,
 )
 from .report import report_html, write_report
+from .run_report import run_report
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = [
     "AngleProfile",
     "AttentionMap",
+    "DemoResult",
     "FileWritten",
     "Gallery",
     "GalleryRow",
@@ -61,6 +64,8 @@ __all__ = [
     "relative_mse_per_image",
     "report_html",
     "ring_products",
+    "run_demo",
+    "run_report",
     "shell_gain",
     "ssim",
     "write_report",

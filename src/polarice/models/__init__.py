@@ -1,5 +1,6 @@
 """The networks, and how they are named, configured, stored and found."""
 
+from .count import count_flops, count_parameters, model_table
 from .paper import PaperConfig, PaperPolarCNN, PaperPolarTransformer
 from .polar_cnn import PolarCNN, PolarCNNConfig
 from .polar_transformer import ImageState, PolarTransformer, PolarTransformerConfig, SetOutput
@@ -32,8 +33,11 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "build_model",
+    "count_flops",
+    "count_parameters",
     "find_weights",
     "load_model",
+    "model_table",
     "read_card",
     "save_model",
     "shipped_models",

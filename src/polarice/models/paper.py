@@ -94,6 +94,8 @@ class PaperPolarTransformer(nn.Module):
     config : PaperConfig
     """
 
+    jointly = True
+
     def __init__(self, config: PaperConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PaperConfig()

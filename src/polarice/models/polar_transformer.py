@@ -200,7 +200,8 @@ class AttentionRound(nn.Module):
         weight = torch.tensor(grid.weights).sqrt().float()
         self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(match_channels, 1, 1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.null_logit = nn.Parameter(torch.tensor(0.0))
+        # Just below the score of unrelated images at the start, so that it is felt and can be learned.
+        self.null_logit = nn.Parameter(torch.tensor(17.0))
         self.refine = PolarUNet(2 * (channels + 1) + 1, widths, grid.n_radii)
 
     def matchers(self, features: Tensor) -> Tensor:

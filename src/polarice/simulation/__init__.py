@@ -1,21 +1,30 @@
 """From a molecule to particle images whose truth is known."""
 
+from .bank import StructureBank, build_bank
 from .example import example_structure
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator, noise_std
 from .projection import Projector, project_volume
+from .sampler import SamplerConfig, SetBatch, SetSampler
 from .simulate import SimulationResult, simulate
+from .splat import element_weights, splat_spectra
 from .structure import Structure, read_structure
 from .views import uniform_views, view_sets
 from .volume import Volume, density_from_structure, read_map, resample_volume, write_map
 
 __all__ = [
     "Projector",
+    "SamplerConfig",
+    "SetBatch",
+    "SetSampler",
     "SimulationResult",
     "Structure",
+    "StructureBank",
     "Volume",
     "add_gaussian_noise",
     "add_poisson_noise",
+    "build_bank",
     "density_from_structure",
+    "element_weights",
     "example_structure",
     "item_generator",
     "noise_std",
@@ -24,6 +33,7 @@ __all__ = [
     "read_structure",
     "resample_volume",
     "simulate",
+    "splat_spectra",
     "uniform_views",
     "view_sets",
     "write_map",

@@ -6,6 +6,8 @@ size without interpolation (`polarice.simulation.splat`).
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -111,9 +113,10 @@ class StructureBank:
         try:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError) as error:
+        # TypeError: a single array (.npy) is no archive.
+        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise StructureError(f"not a bank ({error})", path=path) from error
-        if "coordinates" in arrays:
+        if {"names", "offsets", "coordinates", "atomic_numbers"} <= arrays.keys():
             return cls(
                 tuple(str(name) for name in arrays["names"]),
                 arrays["offsets"],

@@ -1,7 +1,9 @@
 """Fast projection of atoms: each is added to its four nearest pixels, then blurred in Fourier space.
 
-No volume and no interpolation: any orientation and pixel size is exact up to the splat's own
-transfer function, which is divided out. This is what makes endless fresh training sets cheap.
+No volume and no interpolation: any orientation and pixel size will do. The splat's own transfer
+function is divided out; what is left of it, which depends on where between the pixels an atom lies, is
+1e-4 of an image's energy at a blur of one pixel and falls with the blur. This is what makes endless fresh
+training sets cheap.
 """
 
 from __future__ import annotations

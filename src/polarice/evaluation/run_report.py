@@ -1,0 +1,296 @@
+"""The report of a denoising run: which particles are shown, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..denoising import (
+    NOBODY,
+    DenoiseResult,
+    SetDenoiser,
+    effective_neighbours,
+)
+from ..imaging import filter_images, frequency_grid
+from ..models import PolarTransformer, load_model
+from ..particles import ParticleStack
+from .content import (
+    AngleProfile,
+    AttentionMap,
+    FileWritten,
+    Gallery,
+    GalleryRow,
+    GuardCheck,
+    Histogram,
+    KeyFigure,
+    Neighbour,
+    Neighbourhood,
+    Notice,
+    ReportContent,
+    StageTime,
+)
+from .report import write_report
+from .summary import evaluation_curves, evaluation_figures
+
+__all__ = ["run_report"]
+
+_SHOWN = 12
+_NEIGHBOURHOODS = 3
+_GUARD_IMAGES = 64
+_LOW_PASS_A = 20.0
+
+
+def run_report(
+    path: str | Path,
+    result: DenoiseResult,
+    *,
+    truth: str | Path | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the page of a denoising run.
+
+    Parameters
+    ----------
+    path : path-like
+        The HTML file.
+    result : DenoiseResult
+    truth : path-like, optional
+        Clean stack with the same rows, shown beside.
+    evaluation : mapping, optional
+        What `evaluate` returned for it.
+
+    Returns
+    -------
+    Path
+    """
+    source = ParticleStack.open(result.source, pixel_size_A=result.settings.pixel_size_A)
+    denoised = ParticleStack.open(result.star, pixel_size_A=result.settings.pixel_size_A)
+    clean = None if truth is None else ParticleStack.open(truth)
+    rows = np.unique(np.linspace(0, len(source) - 1, _SHOWN).astype(int))
+    jointly = result.weights is not None
+    how = f"each with up to {result.settings.neighbours} neighbours" if jointly else "each alone"
+    summary = (
+        f"{len(source):,} particles of {result.source.name} were denoised, {how}, "
+        f"by {Path(result.settings.model).stem}."
+    )
+    content = ReportContent(
+        title=f"Denoised particles: {result.source.name}",
+        summary=summary,
+        key_figures=(*(evaluation_figures(evaluation) if evaluation else ()), *_key_figures(result)),
+        notices=tuple(Notice(text, "note") for text in result.notices),
+        gallery=_gallery(result, source, denoised, clean, rows),
+        neighbourhoods=_neighbourhoods(result, source, denoised),
+        attention=_attention(result, source),
+        angle_profiles=_angle_profiles(result, source),
+        radial=evaluation_curves(evaluation) if evaluation else None,
+        histograms=_histograms(result),
+        guard=_guard(result, source, denoised),
+        timings=tuple(StageTime(stage, seconds) for stage, seconds in result.seconds.items()),
+        files=tuple(FileWritten(Path(file), what) for file, what in result.files.items()),
+        configuration=result.configuration(),
+    )
+    return write_report(path, content)
+
+
+def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
+    count, seconds = len(result.found.statistics), sum(result.seconds.values())
+    figures = [
+        KeyFigure("Particles", f"{count:,}", f"{count / seconds:.0f} a second, file to file"),
+        KeyFigure(
+            "Contrast",
+            f"{result.preprocessor.contrast} protein",
+            "found in the stack" if result.settings.contrast is None else "as given",
+        ),
+    ]
+    if result.weights is not None:
+        confidence = result.weights.sum(1).mean()
+        equal = effective_neighbours(result.weights).mean()
+        figures.append(KeyFigure("Taken from neighbours", f"{confidence:.0%}", "mean over particles"))
+        figures.append(
+            KeyFigure(
+                "Effective neighbours", f"{equal:.1f}", "as many with equal weights would count the same"
+            )
+        )
+    return tuple(figures)
+
+
+def model_images(result: DenoiseResult, source: ParticleStack, rows: np.ndarray) -> Tensor:
+    """What the network saw of some rows, shape (n, y, x)."""
+    images = torch.from_numpy(source.images(rows))
+    ctf = source.ctf(rows) if result.preprocessor.phase_flip else None
+    return result.preprocessor.forward(images, ctf, result.found.statistics[torch.from_numpy(rows)])
+
+
+def bright(result: DenoiseResult, stack: ParticleStack, rows: np.ndarray) -> np.ndarray:
+    """Images of a stack in units of the noise with protein bright, shape (n, y, x)."""
+    statistics = result.found.statistics[torch.from_numpy(rows)]
+    images = torch.from_numpy(stack.images(rows)) - statistics.background[:, None, None]
+    scaled = images * result.preprocessor.sign / statistics.noise_sigma[:, None, None]
+    return scaled.numpy()
+
+
+def low_pass(images: Tensor, pixel_size_A: float) -> Tensor:
+    """Gaussian low-pass with a standard deviation of 1 / 20 Å, so that the eye sees something."""
+    fy, fx = frequency_grid(images.shape[-1])
+    squared = (fy * fy + fx * fx) * (_LOW_PASS_A / pixel_size_A) ** 2
+    return filter_images(images, torch.exp(-squared / 2))
+
+
+def _gallery(
+    result: DenoiseResult,
+    source: ParticleStack,
+    denoised: ParticleStack,
+    clean: ParticleStack | None,
+    rows: np.ndarray,
+) -> Gallery:
+    seen = model_images(result, source, rows)
+    pixel = result.preprocessor.model_pixel_size_A
+    clearer = low_pass(seen, pixel).numpy()
+    shown = bright(result, denoised, rows)
+    grey = (float(np.quantile(shown, 0.001)), float(np.quantile(shown, 0.999)))
+    table = [
+        GalleryRow("As they came", "in the file's own grey scale", source.images(rows)),
+        GalleryRow(
+            "Low-passed",
+            f"what the network sees: protein bright, phases flipped; blurred to {_LOW_PASS_A:.0f} Å",
+            clearer,
+        ),
+        GalleryRow("Denoised", "protein bright, in units of the noise", shown, grey),
+    ]
+    if clean is not None:
+        table.append(
+            GalleryRow("Truth", "the noiseless images, in the same grey range", clean.images(rows), grey)
+        )
+    return Gallery(tuple(f"row {row + 1}" for row in rows), tuple(table))
+
+
+def _turned(images: Tensor, angles_deg: Tensor) -> Tensor:
+    """Images (n, y, x) turned about the origin pixel, from x towards y."""
+    size = images.shape[-1]
+    angle = torch.deg2rad(angles_deg)
+    axis = torch.arange(size, dtype=images.dtype) - size // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    # A turned image takes each pixel from where the inverse turn leads.
+    from_x, from_y = cos * x + sin * y, -sin * x + cos * y
+    place = (torch.stack([from_x, from_y], -1) + size // 2) * 2 / (size - 1) - 1
+    turned = torch.nn.functional.grid_sample(images[:, None], place, mode="bicubic", align_corners=True)
+    return turned[:, 0]
+
+
+def _chosen(result: DenoiseResult) -> np.ndarray:
+    """Rows whose neighbours are shown: of high, middling and low confidence."""
+    assert result.weights is not None
+    order = np.argsort(-effective_neighbours(result.weights), kind="stable")
+    return order[[int(f * (len(order) - 1)) for f in np.linspace(0.1, 0.9, _NEIGHBOURHOODS)]]
+
+
+def _neighbourhoods(
+    result: DenoiseResult, source: ParticleStack, denoised: ParticleStack
+) -> tuple[Neighbourhood, ...]:
+    if result.neighbours is None or result.weights is None or result.angles_deg is None:
+        return ()
+    pixel = result.preprocessor.model_pixel_size_A
+    found = []
+    for row in _chosen(result):
+        places = np.flatnonzero(result.neighbours[row] != NOBODY)
+        places = places[np.argsort(-result.weights[row, places], kind="stable")][:8]
+        partners = result.neighbours[row, places]
+        angles = result.angles_deg[row, places]
+        turned = _turned(model_images(result, source, partners), torch.from_numpy(angles))
+        views = low_pass(turned, pixel).numpy()
+        query = low_pass(model_images(result, source, np.array([row])), pixel)[0].numpy()
+        found.append(
+            Neighbourhood(
+                f"row {row + 1}",
+                query,
+                tuple(
+                    Neighbour(f"row {p + 1}", view, float(angle), float(result.weights[row, place]))
+                    for p, view, angle, place in zip(partners, views, angles, places, strict=True)
+                ),
+                bright(result, denoised, np.array([row]))[0],
+                f"low-passed to {_LOW_PASS_A:.0f} Å for the eye",
+            )
+        )
+    return tuple(found)
+
+
+def _attention(result: DenoiseResult, source: ParticleStack) -> AttentionMap | None:
+    if result.neighbours is None or result.weights is None:
+        return None
+    members = _family(result)
+    weights = np.zeros((len(members), len(members)))
+    for i, row in enumerate(members):
+        for j, other in enumerate(members):
+            weights[i, j] = result.weights[row, result.neighbours[row] == other].sum()
+    note = "a particle and its neighbours: how much each (row) took from each other (column)"
+    return AttentionMap(weights, note=note)
+
+
+def _family(result: DenoiseResult) -> np.ndarray:
+    assert result.neighbours is not None
+    row = int(_chosen(result)[0])
+    partners = result.neighbours[row]
+    return np.concatenate([[row], partners[partners != NOBODY]])
+
+
+def _angle_profiles(result: DenoiseResult, source: ParticleStack) -> tuple[AngleProfile, ...]:
+    """Attention over the angle for one particle and its family, from a fresh look at that set."""
+    if result.weights is None:
+        return ()
+    members = _family(result)[:17]
+    denoiser = SetDenoiser(result.settings.model, "cpu")
+    coefficients = denoiser(model_images(result, source, members)[None]).attention[0, 0]
+    best = torch.argsort(coefficients.sum(-1), descending=True)[:4]
+    angles = np.arange(coefficients.shape[-1]) * 360 / coefficients.shape[-1]
+    names = tuple(f"row {members[int(i)] + 1}" for i in best)
+    label = f"row {members[0] + 1} and the four that it took most from"
+    return (AngleProfile(label, angles, coefficients[best].numpy(), names),)
+
+
+def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
+    if result.weights is None:
+        return ()
+    return (
+        Histogram(
+            "Effective neighbours",
+            "neighbours with equal weights that would count the same",
+            effective_neighbours(result.weights),
+        ),
+        Histogram("Confidence", "share taken from neighbours", result.weights.sum(1)),
+    )
+
+
+@torch.inference_mode()
+def _guard(result: DenoiseResult, source: ParticleStack, denoised: ParticleStack) -> GuardCheck:
+    """Pure white noise through the same network: it must come out with almost no energy."""
+    network, _ = load_model(result.settings.model)
+    generator = torch.Generator().manual_seed(0)
+    box = cast(int, network.box)
+    noise = torch.randn(_GUARD_IMAGES, box, box, generator=generator) * result.preprocessor.mask()
+    if isinstance(network, PolarTransformer):
+        out = network(noise.unflatten(0, (-1, 16))).images.flatten(0, 1)
+    else:
+        out = network(noise)
+    rows = np.unique(np.linspace(0, len(source) - 1, _GUARD_IMAGES).astype(int))
+    seen = model_images(result, source, rows)
+    particles = bright(result, denoised, rows)
+    shown = bright(result, denoised, rows[:6])
+    grey = (float(np.quantile(shown, 0.001)), float(np.quantile(shown, 0.999)))
+    gallery = Gallery(
+        tuple(f"noise {i + 1}" for i in range(6)),
+        (
+            GalleryRow("Noise in", "white noise", noise[:6].numpy()),
+            GalleryRow("Noise out", "in the grey range of the denoised particles", out[:6].numpy(), grey),
+        ),
+    )
+    return GuardCheck(
+        float(out.square().sum() / noise.square().sum()),
+        float(np.square(particles).sum() / seen.square().sum()),
+        gallery,
+    )
