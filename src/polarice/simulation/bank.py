@@ -111,7 +111,7 @@ class StructureBank:
         if not path.is_file():
             raise StructureError("no such bank", path=path, hint="make one with `polarice bank build`")
         try:
-            with np.load(path) as file:
+            with path.open("rb") as handle, np.load(handle) as file:
                 arrays = {name: file[name] for name in file.files}
         # TypeError: a single array (.npy) is no archive.
         except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
