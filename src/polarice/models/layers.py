@@ -8,9 +8,52 @@ from torch.nn import functional
 
 from ..polar import ConditionedAngularConv
 
-__all__ = ["PolarBlock", "PolarUNet"]
+__all__ = ["GainHead", "PolarBlock", "PolarUNet", "angular_products"]
 
 _GROUPS = 4
+
+
+def angular_products(*polar: Tensor) -> Tensor:
+    """Means over the angle of all products of polar images.
+
+    Parameters
+    ----------
+    *polar : Tensor, shape (b, N, M)
+        p of them.
+
+    Returns
+    -------
+    Tensor, shape (b, N p (p + 1) / 2)
+    """
+    pairs = [(i, j) for i in range(len(polar)) for j in range(i, len(polar))]
+    return torch.cat([(polar[i] * polar[j]).mean(-1) for i, j in pairs], -1)
+
+
+class GainHead(nn.Module):
+    """Grey scale of an estimate, from energies that no normalisation has touched.
+
+    Group normalisation takes the amplitude out of the features, so a network that must serve every
+    SNR estimates shapes well and amplitudes badly. This head multiplies its estimate by one number.
+
+    Parameters
+    ----------
+    energies : int
+        How many means of products describe an image.
+    """
+
+    def __init__(self, energies: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(energies, 32)
+        self.out = nn.Linear(32, 1)
+        nn.init.normal_(self.out.weight, std=1e-2)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, energies: Tensor) -> Tensor:
+        """Positive gains (b, 1, 1) of energies (b, e)."""
+        with torch.autocast(energies.device.type, enabled=False):
+            logarithms = energies.sign() * torch.log1p(10 * energies.abs())
+            log_gain: Tensor = self.out(functional.relu(self.hidden(logarithms)))
+        return log_gain.clamp(-4, 4).exp()[..., None]
 
 
 class PolarBlock(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..polar import PolarGrid, PolarTransform
-from .layers import PolarUNet
+from .layers import GainHead, PolarUNet, angular_products
+from .polar_transformer import REGULARISER
 
 __all__ = ["PolarCNN", "PolarCNNConfig"]
 
@@ -49,13 +50,14 @@ class PolarCNN(nn.Module):
         super().__init__()
         self.config = config = config or PolarCNNConfig()
         grid = PolarGrid.preset(config.grid, config.box)
-        self.transform = PolarTransform(grid)
+        self.transform = PolarTransform(grid, regulariser=REGULARISER)
         channels = config.widths[0]
         self.stages = nn.ModuleList(
             PolarUNet(1 if i == 0 else channels + 1, config.widths, grid.n_radii) for i in range(config.depth)
         )
         self.head = nn.Conv2d(channels, 1, 1)
         self.skip = nn.Parameter(torch.zeros(grid.n_radii, 1))
+        self.gain = GainHead(3 * grid.n_radii)
 
     @property
     def box(self) -> int:
@@ -69,5 +71,6 @@ class PolarCNN(nn.Module):
         features = polar
         for index, stage in enumerate(self.stages):
             features, _ = stage(features if index == 0 else torch.cat([polar, features], 1))
-        out = self.head(features).float() + self.skip * polar
-        return self.transform.inverse(out[:, 0] * noise)
+        out = (self.head(features).float() + self.skip * polar)[:, 0]
+        out = out * self.gain(angular_products(out, polar[:, 0]))
+        return self.transform.inverse(out * noise)

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ..polar import AttentionResult, PolarGrid, PolarTransform, angular_attention
-from .layers import PolarUNet
+from .layers import GainHead, PolarUNet, angular_products
+
+# Damps what the network leaves at frequencies where there is next to no signal.
+REGULARISER = 1e-2
 
 __all__ = ["ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
 
@@ -104,7 +107,7 @@ class PolarTransformer(nn.Module):
         self.config = config = config or PolarTransformerConfig()
         grid = PolarGrid.preset(config.grid, config.box)
         radii, channels = grid.n_radii, config.widths[0]
-        self.transform = PolarTransform(grid)
+        self.transform = PolarTransform(grid, regulariser=REGULARISER)
         self.encoder = PolarUNet(1, config.widths, radii)
         levels = len(config.widths) - 1
         coarse = config.widths[-1] * (radii >> levels) * ((grid.n_angles >> levels) // 2 + 1)
@@ -115,6 +118,7 @@ class PolarTransformer(nn.Module):
         self.head = nn.Conv2d(channels, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.skip = nn.Parameter(torch.zeros(2, radii, 1))
+        self.gain = GainHead(6 * radii)
 
     @property
     def box(self) -> int:
@@ -158,10 +162,14 @@ class PolarTransformer(nn.Module):
 
     def decode(self, state: ImageState, aligned: Tensor) -> Tensor:
         """Images (..., y, x) of final states and the aligned mean of the last round."""
-        features = state.features
-        polar = self.head(features.flatten(0, -4)).float().unflatten(0, features.shape[:-3])
-        polar = polar + self.skip[0] * state.polar + self.skip[1] * aligned
-        return self.transform.inverse(polar[..., 0, :, :] * self.transform.noise_std[:, None])
+        leading = state.features.shape[:-3]
+        own, others = (part.flatten(0, -4)[:, 0] for part in (state.polar, aligned))
+        polar = self.head(state.features.flatten(0, -4)).float()[:, 0]
+        polar = polar + self.skip[0] * own + self.skip[1] * others
+        polar = polar * self.gain(angular_products(polar, own, others))
+        images = self.transform.inverse(polar * self.transform.noise_std[:, None])
+        unflattened: Tensor = images.unflatten(0, leading)
+        return unflattened
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> SetOutput:
         """Denoise sets.

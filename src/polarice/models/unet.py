@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .layers import GainHead
+
 __all__ = ["DnCNN", "DnCNNConfig", "UNet", "UNetConfig"]
 
 _GROUPS = 4
+# Bands of frequency in cycles per box: a particle's power lives in the first few.
+_BAND_EDGES = (0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class UNet(nn.Module):
             for i in range(len(widths) - 1)
         )
         self.head = nn.Conv2d(widths[0] + 1, 1, 3, padding=1)
+        self.gain = GainHead(3 * (len(_BAND_EDGES) + 1))
 
     @property
     def box(self) -> int:
@@ -83,7 +88,24 @@ class UNet(nn.Module):
         for up, skip in zip(reversed(self.up), reversed(features[:-1]), strict=True):
             x = up(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skip], 1))
         out: Tensor = self.head(torch.cat([x, images[:, None].to(x.dtype)], 1))
-        return out[:, 0].float()
+        estimate = out[:, 0].float()
+        denoised: Tensor = estimate * self.gain(_band_products(estimate, images.float()))
+        return denoised
+
+
+def _band_products(estimate: Tensor, images: Tensor) -> Tensor:
+    """Energies of an estimate and its image, and their product, in bands of frequency; (b, 3 bands)."""
+    box = images.shape[-1]
+    first, second = torch.fft.rfft2(estimate), torch.fft.rfft2(images)
+    fy, fx = torch.fft.fftfreq(box, 1 / box), torch.fft.rfftfreq(box, 1 / box)
+    ring = torch.hypot(fy[:, None], fx[None]).flatten()
+    weights = functional.one_hot(torch.bucketize(ring, torch.tensor(_BAND_EDGES))).to(images)
+    weights = weights / weights.sum(0)
+    products = [
+        (a * b.conj()).real.flatten(1) for a, b in ((first, first), (first, second), (second, second))
+    ]
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.cat([product @ weights for product in products], -1) / box**2
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -61,6 +61,9 @@ class SamplerConfig:
         Largest displacement of a particle from the centre, in pixels.
     crowded : float
         Fraction of the sets that have other particles at the edge of the box.
+    divided : float
+        Fraction of the sets whose images may use only a part of the set: sets of every size, down to
+        images that are alone.
     """
 
     box: int = 64
@@ -74,10 +77,11 @@ class SamplerConfig:
     snr: tuple[float, float] = (0.01, 0.3)
     diameter: tuple[float, float] = (0.4, 0.8)
     blur_px: tuple[float, float] = (0.45, 1.2)
-    ctf: float = 0.85
+    ctf: float = 0.75
     defocus_A: tuple[float, float] = (8000.0, 30000.0)
     max_shift_px: float = 2.0
     crowded: float = 0.25
+    divided: float = 0.5
 
 
 class SetBatch(NamedTuple):
@@ -92,6 +96,8 @@ class SetBatch(NamedTuple):
     shifts_px : Tensor, shape (s, k, 2)
         Where the particles lie, (x, y) in pixels.
     snr : Tensor, shape (s,)
+    mask : Tensor of bool, shape (s, k, k)
+        True where the first image may use the second.
     """
 
     noisy: Tensor
@@ -99,6 +105,7 @@ class SetBatch(NamedTuple):
     rotations: Tensor
     shifts_px: Tensor
     snr: Tensor
+    mask: Tensor
 
 
 class SetSampler:
@@ -178,6 +185,7 @@ class SetSampler:
             "amplitude_contrast": uniform(0.07, 0.1).expand(size),
             "snr": low * (high / low) ** uniform(0, 1),
             "mask": tightest + (half - tightest) * loosen,
+            "part": _parts(config, generator),
             "noise_seed": torch.randint(2**62, (), generator=generator),
         }
 
@@ -210,7 +218,8 @@ class SetSampler:
         noise = torch.stack([self._noise(p["noise_seed"], shape[1:]) for p in plans])
         discs = torch.stack([soft_disc(box, float(p["mask"]), _MASK_EDGE_PX) for p in plans])
         noisy = ((images + neighbours) * scale + noise) * discs[:, None].to(self.device)
-        return SetBatch(noisy, clean * scale, plan["rotations"], plan["shifts"], plan["snr"])
+        mask = plan["part"][:, :, None] == plan["part"][:, None]
+        return SetBatch(noisy, clean * scale, plan["rotations"], plan["shifts"], plan["snr"], mask)
 
     def _ctf(self, plan: dict[str, Tensor], pixel_A: Tensor) -> Tensor:
         """Half-spectrum CTFs, one where a set has none."""
@@ -237,6 +246,16 @@ def _mix(seed: int, index: int) -> int:
     """One well-mixed 63-bit seed from two numbers."""
     state = np.random.SeedSequence([seed, index]).generate_state(2, np.uint32)
     return int(state[0]) << 31 | int(state[1]) >> 1
+
+
+def _parts(config: SamplerConfig, generator: torch.Generator) -> Tensor:
+    """Number of the part that each image of a set belongs to, shape (set_size,)."""
+    size = config.set_size
+    part_size = size
+    if float(torch.rand((), generator=generator)) < config.divided:
+        halvings = int(torch.randint(1, max(size.bit_length(), 2), (), generator=generator))
+        part_size = max(size >> halvings, 1)
+    return torch.randperm(size, generator=generator) // part_size
 
 
 def _view_set(config: SamplerConfig, generator: torch.Generator) -> Tensor:

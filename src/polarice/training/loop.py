@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ..devices import resolve_device
 from ..errors import OutputError, RecipeError
 from ..models.registry import ModelCard, build_model, save_model
 from ..simulation.bank import StructureBank
@@ -27,6 +28,8 @@ __all__ = ["denoise_batch", "learning_rate", "train"]
 
 _VALIDATION_SETS = 16
 _LOG_EVERY_S = 30.0
+# Steps over which the error is averaged for the log.
+_RECENT = 50
 
 
 def learning_rate(images: int, config: OptimiserConfig) -> float:
@@ -37,8 +40,8 @@ def learning_rate(images: int, config: OptimiserConfig) -> float:
     return config.learning_rate * rise * fall
 
 
-def denoise_batch(model: nn.Module, noisy: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Denoise sets (s, k, y, x) by a joint or a single-image network.
+def denoise_batch(model: nn.Module, batch: SetBatch) -> tuple[Tensor, Tensor | None]:
+    """Denoise a batch of sets by a joint or a single-image network.
 
     Returns
     -------
@@ -46,9 +49,9 @@ def denoise_batch(model: nn.Module, noisy: Tensor) -> tuple[Tensor, Tensor | Non
     embedding : Tensor, shape (s, k, e), or None from a single-image network
     """
     if getattr(model, "jointly", False):
-        output = model(noisy)
+        output = model(batch.noisy, batch.mask)
         return output.images, output.embedding
-    return model(noisy.flatten(0, 1)).view_as(noisy), None
+    return model(batch.noisy.flatten(0, 1)).view_as(batch.noisy), None
 
 
 def validation_samplers(
@@ -65,6 +68,7 @@ def validation_samplers(
         ctf=0.0,
         max_shift_px=0.0,
         crowded=0.0,
+        divided=0.0,
     )
     return {
         "directional_snr_0.03": SetSampler(bank, paper, seed=1, device=device),
@@ -80,32 +84,40 @@ class _Trainer:
         if len(bank) <= recipe.run.held_out:
             reason = f"the bank has {len(bank)} structures and {recipe.run.held_out} are to be held out"
             raise RecipeError(reason, hint="build a larger bank or lower held_out in [run]")
+        sets = recipe.optimiser.sets_per_step
+        if sets % fabric.world_size:
+            reason = f"{sets} sets a step cannot be shared by {fabric.world_size} devices"
+            raise RecipeError(reason, hint="make sets_per_step in [optimiser] a multiple of the devices")
         training, validation = bank.split(recipe.run.held_out, seed=0)
         self.sampler = SetSampler(training, recipe.data, seed=recipe.run.seed, device=fabric.device)
         self.validation = validation_samplers(validation, recipe.data, fabric.device)
         torch.manual_seed(recipe.run.seed)
         self.model: nn.Module = build_model(recipe.architecture, recipe.model)
+        if self.model.box != recipe.data.box:
+            reason = f"the network takes boxes of {self.model.box} pixels and the data has {recipe.data.box}"
+            raise RecipeError(reason, hint="set the same box in [model] and [data]")
         self.average = copy.deepcopy(self.model).requires_grad_(False).to(fabric.device).eval()
         optimiser = torch.optim.Adam(self.model.parameters(), lr=recipe.optimiser.learning_rate)
         self.wrapped, self.optimiser = fabric.setup(self.model, optimiser)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.recent: list[float] = []
 
     @property
     def images(self) -> int:
         """Images seen so far."""
         return self.step * self.recipe.optimiser.sets_per_step * self.recipe.data.set_size
 
-    def train_step(self) -> float:
-        """One step of the optimiser; returns the mean relative squared error of its sets."""
+    def train_step(self) -> None:
+        """One step of the optimiser; the relative squared error of its sets joins the recent ones."""
         config, fabric = self.recipe.optimiser, self.fabric
         share = config.sets_per_step // fabric.world_size
         first = self.step * config.sets_per_step + fabric.global_rank * share
         batch: SetBatch = self.sampler.batch(first, share)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.images, config)
-        images, embedding = denoise_batch(self.wrapped, batch.noisy)
+        images, embedding = denoise_batch(self.wrapped, batch)
         error = relative_squared_error(images, batch.clean)
         loss = error
         if embedding is not None and config.contrast > 0:
@@ -123,7 +135,7 @@ class _Trainer:
                     mean.lerp_(now, 1 - decay)
                 else:
                     mean.copy_(now)
-        return float(error.detach())
+        self.recent = [*self.recent[1 - _RECENT :], float(error.detach())]
 
     def _state(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -137,7 +149,7 @@ class _Trainer:
                 for first in range(0, _VALIDATION_SETS, 4):
                     batch = sampler.batch(first, 4)
                     with self.fabric.autocast():
-                        images, _ = denoise_batch(self.average, batch.noisy)
+                        images, _ = denoise_batch(self.average, batch)
                     error += float((images - batch.clean).square().sum())
                     power += float(batch.clean.square().sum())
             figures[name] = error / power
@@ -152,6 +164,8 @@ class _Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "recent": self.recent,
+            "recipe": self.recipe.to_tables(),
         }
         partial = self.out / "checkpoint.pt.partial"
         torch.save(state, partial)
@@ -162,8 +176,9 @@ class _Trainer:
             self.recipe.architecture, self.recipe.model, self.recipe.to_tables(), {**figures, **last}
         )
         save_model(self.out / "weights.safetensors", self.average, card)
-        history = self.out / "history.json"
-        history.write_text(json.dumps(self.history, indent=1))
+        partial = self.out / "history.json.partial"
+        partial.write_text(json.dumps(self.history, indent=1))
+        partial.rename(self.out / "history.json")
         if self.history:
             names = ("relative_mse", *self.validation)
             errors = {name: [(entry["images"], entry[name]) for entry in self.history] for name in names}
@@ -172,11 +187,31 @@ class _Trainer:
 
     def load(self) -> None:
         """Go on from the checkpoint."""
-        state = torch.load(self.out / "checkpoint.pt", map_location=self.fabric.device, weights_only=True)
+        path = self.out / "checkpoint.pt"
+        state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        # Runs begun before recipes were kept are taken as they are.
+        tables = self.recipe.to_tables()
+        mine, theirs = _identity(tables), _identity(state.get("recipe", tables))
+        changed = [name for name in theirs if mine.get(name) != theirs[name]]
+        if changed:
+            hint = "resume with the recipe it was begun with; only its length and its rates may change"
+            raise RecipeError(f"the run was begun with another {changed[0]}", path=path, hint=hint)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.recent = state.get("recent", [])
+
+
+def _identity(tables: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe a resumed run must share with its beginning, for its images to be the same."""
+    return {
+        "model": tables["model"],
+        **{f"{key} in [data]": value for key, value in tables["data"].items()},
+        "sets_per_step in [optimiser]": tables["optimiser"]["sets_per_step"],
+        "seed in [run]": tables["run"]["seed"],
+        "held_out in [run]": tables["run"]["held_out"],
+    }
 
 
 def train(
@@ -202,7 +237,7 @@ def train(
         Go on from the checkpoint in ``out``; a run that was interrupted and resumed ends like one that
         was not.
     device : str
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        ``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``mps``.
     max_minutes : float, optional
         Stop (with a checkpoint) after so much time.
     log : callable, optional
@@ -218,32 +253,35 @@ def train(
     OutputError
         ``out`` holds a run already and ``resume`` is false, or holds none and ``resume`` is true.
     RecipeError
-        The bank is too small for the recipe.
+        The recipe does not fit the bank, the devices, itself, or the run that is to be resumed.
+    ModelError
+        The recipe's network cannot be built.
+    DeviceError
+        The device is absent.
     """
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise OutputError("there is a run already", path=out, hint="go on with --resume, or name another")
     if resume and not checkpoint.exists():
         raise OutputError("there is no run to resume", path=out, hint="start it without --resume")
-    out.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(
-        accelerator=device, devices="auto" if device == "cuda" else 1, precision=recipe.run.precision
-    )
+    kind = resolve_device(device)
+    devices: Any = "auto" if device == "cuda" else 1 if kind.index is None else [kind.index]
+    fabric = Fabric(accelerator=kind.type, devices=devices, precision=recipe.run.precision)
     fabric.launch()
     trainer = _Trainer(recipe, bank, out, fabric)
+    out.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.load()
     report = log or (lambda figures: None)
     start, start_images, start_seconds = time.monotonic(), trainer.images, trainer.seconds
-    last_log, errors = start, []
-    rate = 0.0
+    last_log, rate = start, 0.0
     while trainer.images < recipe.optimiser.images:
         before = trainer.images // recipe.run.validate_every
-        errors.append(trainer.train_step())
+        trainer.train_step()
         now = time.monotonic()
         trainer.seconds = start_seconds + now - start
         rate = (trainer.images - start_images) / (now - start)
-        current = {"images": trainer.images, "relative_mse": sum(errors[-50:]) / len(errors[-50:])}
+        current = {"images": trainer.images, "relative_mse": sum(trainer.recent) / len(trainer.recent)}
         current |= {"images_per_s": rate, "learning_rate": learning_rate(trainer.images, recipe.optimiser)}
         late = max_minutes is not None and now - start > 60 * max_minutes
         done = late or trainer.images >= recipe.optimiser.images

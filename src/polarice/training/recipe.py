@@ -105,8 +105,8 @@ class Recipe:
         if not path.is_file():
             raise RecipeError("no such recipe", path=path)
         try:
-            tables = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"not TOML ({error})", path=path) from error
         return cls.from_tables(tables, path)
 
@@ -117,6 +117,9 @@ class Recipe:
         if unknown:
             hint = "a recipe has the tables model, data, optimiser, run"
             raise RecipeError(f"unknown table {unknown[0]!r}", path=path, hint=hint)
+        for name, table in tables.items():
+            if not isinstance(table, Mapping):
+                raise RecipeError(f"{name} must be a table", path=path, hint=f"begin it with [{name}]")
         model = dict(tables.get("model", {}))
         architecture = model.pop("architecture", None)
         if architecture not in ARCHITECTURES:
@@ -149,12 +152,12 @@ def _table(kind: type[T], table: Mapping[str, Any], name: str, path: Path | None
             raise RecipeError(f"[{name}] has no entry {key!r}", path=path, hint=f"it has {', '.join(known)}")
         default = known[key].default
         if isinstance(default, tuple):
-            if not isinstance(value, list) or len(value) != len(default):
+            if not isinstance(value, list) or len(value) != len(default) or not all(map(_is_number, value)):
                 raise RecipeError(f"[{name}] {key} must be a list of {len(default)} numbers", path=path)
             values[key] = tuple(type(default[0])(item) for item in value)
-        elif isinstance(default, float) and isinstance(value, int | float):
+        elif isinstance(default, float) and _is_number(value):
             values[key] = float(value)
-        elif isinstance(value, type(default)):
+        elif type(value) is type(default):
             values[key] = value
             if key == "precision" and value not in get_args(Precision):
                 raise RecipeError(
@@ -166,3 +169,8 @@ def _table(kind: type[T], table: Mapping[str, Any], name: str, path: Path | None
             wanted = type(default).__name__
             raise RecipeError(f"[{name}] {key} must be of type {wanted}, not {value!r}", path=path)
     return kind(**values)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether TOML gave a number; true and false are integers to Python."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
