@@ -1,0 +1,74 @@
+"""Real pairs of particles with independent noise: how well does one, denoised, predict the other.
+
+The stack ``rest`` is denoised; its images, with the CTF put back on, are compared with the untouched
+stack ``frame`` after the best linear scale. The noise of ``frame`` is common to all rows of the
+table, so differences between rows are differences in true error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polarice.denoising import DenoiseSettings, denoise_stack
+from polarice.imaging import filter_images, soft_disc
+from polarice.particles import ParticleStack, scan
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "particles" / "apoferritin"
+
+
+def mean_squared_difference(prediction: Tensor, frame: Tensor, disc: Tensor) -> tuple[float, float, float]:
+    """Mean squared difference within a disc after the best scale, its standard error, and the scale."""
+    weight = disc.square()
+    scale = (prediction * frame * weight).sum() / (prediction.square() * weight).sum().clamp_min(1e-30)
+    each = ((scale * prediction - frame).square() * weight).sum((1, 2)) / weight.sum()
+    return float(each.mean()), float(each.std() / len(each) ** 0.5), float(scale)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["unet-64", "polar-transformer-64"])
+    parser.add_argument("--rest", type=Path, default=DATA / "pair_rest_64.star")
+    parser.add_argument("--frame", type=Path, default=DATA / "pair_frame_64.star")
+    parser.add_argument("--radius", type=float, default=75.0, help="of the disc that is compared, Å")
+    arguments = parser.parse_args()
+    rest, frame = ParticleStack.open(arguments.rest), ParticleStack.open(arguments.frame)
+    everything = slice(None)
+    disc = soft_disc(rest.box, arguments.radius / rest.pixel_size_A, 3.0)
+    found = scan(frame, frame.box).statistics
+    target = torch.from_numpy(frame.images(everything)) - found.background[:, None, None]
+    target = target / found.noise_sigma[:, None, None]
+    measured = scan(rest, rest.box).statistics
+    transfer = rest.ctf(everything).evaluate(rest.box, rest.pixel_size_A)
+
+    def standard(images: Tensor) -> Tensor:
+        return (images - measured.background[:, None, None]) / measured.noise_sigma[:, None, None]
+
+    raw = standard(torch.from_numpy(rest.images(everything)))
+    rows: dict[str, Tensor] = {"nothing (empty image)": torch.zeros_like(raw), "no denoising": raw}
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            result = denoise_stack(arguments.rest, Path(folder) / "out", DenoiseSettings(model=model))
+            images = standard(torch.from_numpy(ParticleStack.open(result.star).images(everything)))
+        rows[Path(model).stem] = filter_images(images, transfer)
+    empty = mean_squared_difference(rows["nothing (empty image)"], target, disc)[0]
+    print(f"{len(rest)} pairs; in units of the frame's noise variance, within {arguments.radius:g} Å\n")
+    print("| prediction of the frame | mean squared difference | explained, × 1000 | best scale |")
+    print("|---|---|---|---|")
+    figures = {}
+    for name, prediction in rows.items():
+        difference, error, scale = mean_squared_difference(prediction, target, disc)
+        figures[name] = {"difference": difference, "explained": empty - difference}
+        explained = 1000 * (empty - difference)
+        print(f"| {name} | {difference:.5f} ± {error:.5f} | {explained:.3f} | {scale:.4f} |", flush=True)
+    print("\n" + json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
