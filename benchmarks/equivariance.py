@@ -33,8 +33,8 @@ def shear(images: Tensor, amount: float, axis: int) -> Tensor:
 
 def turn(images: Tensor, degrees: float) -> Tensor:
     """Turn images (b, y, x), from x towards y, about the origin: quarter turns exactly, the rest by shears."""
-    size = images.shape[-1]
-    padded = torch.nn.functional.pad(images, [size // 2] * 4)
+    half = images.shape[-1] // 2
+    padded = torch.nn.functional.pad(images, (half, half, half, half))
     quarters = round(degrees / 90)
     for _ in range(quarters % 4):
         # The origin is pixel L // 2, so a quarter turn is a flip that leaves row 0 in place.
@@ -43,7 +43,6 @@ def turn(images: Tensor, degrees: float) -> Tensor:
     if rest:
         for amount, axis in ((-math.tan(rest / 2), -1), (math.sin(rest), -2), (-math.tan(rest / 2), -1)):
             padded = shear(padded, amount, axis)
-    half = size // 2
     return padded[..., half:-half, half:-half]
 
 

@@ -17,6 +17,9 @@ __all__ = ["DemoResult", "run_demo"]
 
 Progress = Callable[[str, int, int], None]
 
+# A single-image network first, for comparison.
+_MODELS = ("unet-64", "polar-transformer-64")
+
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -75,7 +78,8 @@ def run_demo(
     )
     figures: dict[str, float] = {}
     measured: dict[str, Any] = {}
-    for name in ("unet-64", "polar-transformer-64"):
+    stacks: dict[str, Path] = {}
+    for name in _MODELS:
         settings = DenoiseSettings(model=name, device=device)
         result = denoise_stack(
             simulation.particles,
@@ -87,7 +91,15 @@ def run_demo(
         measured = evaluate(result.star, simulation.clean, simulation.particles)
         figures["noisy"] = measured["noisy"]["relative_mse"]
         figures[name] = measured["denoised"]["relative_mse"]
-    page = run_report(out / "report.html", result, truth=simulation.clean, evaluation=measured)
+        stacks[name] = result.star
+    page = run_report(
+        out / "report.html",
+        result,
+        truth=simulation.clean,
+        evaluation=measured,
+        beside={f"Denoised by {name}": stacks[name] for name in _MODELS[:-1]},
+        picture=out / "gallery.png",
+    )
     return DemoResult(page, figures)
 
 

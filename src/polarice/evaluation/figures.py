@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from polarice.imaging import fourier_resample
 
-from .content import AngleProfile, AttentionMap, Floats, Histogram, RadialCurve, RadialCurves
+from .content import AngleProfile, AttentionMap, Floats, Gallery, Histogram, RadialCurve, RadialCurves
 
 __all__ = [
     "DARK",
@@ -33,6 +35,7 @@ __all__ = [
     "attention_chart",
     "frc_chart",
     "gain_chart",
+    "gallery_picture",
     "grey_png",
     "grey_range",
     "histogram_chart",
@@ -93,6 +96,27 @@ def grey_png(image: Floats, low: float, high: float) -> bytes:
     enlarged = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
     imsave(buffer, enlarged, vmin=low, vmax=high, cmap="gray", format="png")
     return buffer.getvalue()
+
+
+def gallery_picture(path: str | Path, gallery: Gallery) -> None:
+    """Draw a gallery as one PNG: a particle in each column, a step of the way in each row."""
+    rows, columns = len(gallery.rows), len(gallery.columns)
+    with rc_context({"font.size": 8}):
+        layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+        figure = Figure(figsize=(0.85 * columns + 1.3, 0.85 * rows), layout=layout)
+        for index, row in enumerate(gallery.rows):
+            low, high = row.grey or grey_range(row.images)
+            for column, image in enumerate(row.images):
+                axes = figure.add_subplot(rows, columns, index * columns + column + 1)
+                axes.imshow(image, cmap="gray", vmin=low, vmax=high)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+                if column == 0:
+                    label = row.label.replace(" by ", "\nby ")
+                    axes.set_ylabel(label, rotation=0, ha="right", va="center")
+        partial = Path(path).with_name(Path(path).name + ".partial")
+        figure.savefig(partial, dpi=DOTS_PER_INCH // 2, format="png")
+        partial.rename(path)
 
 
 def gain_chart(radial: RadialCurves) -> Chart:

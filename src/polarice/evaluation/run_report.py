@@ -34,6 +34,7 @@ from .content import (
     ReportContent,
     StageTime,
 )
+from .figures import gallery_picture
 from .report import write_report
 from .summary import evaluation_curves, evaluation_figures
 
@@ -51,6 +52,8 @@ def run_report(
     *,
     truth: str | Path | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Path] | None = None,
+    picture: str | Path | None = None,
 ) -> Path:
     """Write the page of a denoising run.
 
@@ -63,6 +66,10 @@ def run_report(
         Clean stack with the same rows, shown beside.
     evaluation : mapping, optional
         What `evaluate` returned for it.
+    beside : mapping of str to Path, optional
+        Other denoised stacks of the same rows, shown under these names.
+    picture : path-like, optional
+        Write the gallery as a PNG too.
 
     Returns
     -------
@@ -78,12 +85,15 @@ def run_report(
         f"{len(source):,} particles of {result.source.name} were denoised, {how}, "
         f"by {Path(result.settings.model).stem}."
     )
+    gallery = _gallery(result, source, denoised, clean, rows, beside or {})
+    if picture is not None:
+        gallery_picture(picture, gallery)
     content = ReportContent(
         title=f"Denoised particles: {result.source.name}",
         summary=summary,
         key_figures=(*(evaluation_figures(evaluation) if evaluation else ()), *_key_figures(result)),
         notices=tuple(Notice(text, "note") for text in result.notices),
-        gallery=_gallery(result, source, denoised, clean, rows),
+        gallery=gallery,
         neighbourhoods=_neighbourhoods(result, source, denoised),
         attention=_attention(result, source),
         angle_profiles=_angle_profiles(result, source),
@@ -147,6 +157,7 @@ def _gallery(
     denoised: ParticleStack,
     clean: ParticleStack | None,
     rows: np.ndarray,
+    beside: Mapping[str, Path],
 ) -> Gallery:
     seen = model_images(result, source, rows)
     pixel = result.preprocessor.model_pixel_size_A
@@ -160,8 +171,18 @@ def _gallery(
             f"what the network sees: protein bright, phases flipped; blurred to {_LOW_PASS_A:.0f} Å",
             clearer,
         ),
-        GalleryRow("Denoised", "protein bright, in units of the noise", shown, grey),
     ]
+    for name, star in beside.items():
+        images = bright(result, ParticleStack.open(star), rows)
+        table.append(GalleryRow(name, "in the grey range of the next row", images, grey))
+    table.append(
+        GalleryRow(
+            f"Denoised by {Path(result.settings.model).stem}",
+            "protein bright, in units of the noise",
+            shown,
+            grey,
+        )
+    )
     if clean is not None:
         table.append(
             GalleryRow("Truth", "the noiseless images, in the same grey range", clean.images(rows), grey)

@@ -99,8 +99,10 @@ def _band_products(estimate: Tensor, images: Tensor) -> Tensor:
     first, second = torch.fft.rfft2(estimate), torch.fft.rfft2(images)
     fy, fx = torch.fft.fftfreq(box, 1 / box), torch.fft.rfftfreq(box, 1 / box)
     ring = torch.hypot(fy[:, None], fx[None]).flatten()
-    weights = functional.one_hot(torch.bucketize(ring, torch.tensor(_BAND_EDGES))).to(images)
-    weights = weights / weights.sum(0)
+    bands = torch.bucketize(ring, torch.tensor(_BAND_EDGES))
+    weights = functional.one_hot(bands, len(_BAND_EDGES) + 1).to(images)
+    # A small box has nothing in the last bands.
+    weights = weights / weights.sum(0).clamp_min(1)
     products = [
         (a * b.conj()).real.flatten(1) for a, b in ((first, first), (first, second), (second, second))
     ]
