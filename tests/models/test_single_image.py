@@ -67,6 +67,12 @@ def test_pixel_networks_move_with_their_image(images: Tensor, stir: Callable[[nn
             torch.testing.assert_close(after[:, 8:24, 10:26], before[:, 8:24, 8:24], rtol=0, atol=1e-5)
 
 
+def test_unet_of_a_small_box(generator: torch.Generator) -> None:
+    """Sixteen pixels have no frequency in the last bands of the grey-scale head."""
+    out = UNet(UNetConfig(box=16, widths=(4, 8)))(torch.randn(2, 16, 16, generator=generator))
+    assert bool(out.isfinite().all())
+
+
 def test_published_sizes() -> None:
     """Topaz's five poolings of 48 channels; DnCNN's seventeen layers of 64, 0.56 M parameters."""
     unet = UNetConfig.paper()

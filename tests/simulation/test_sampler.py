@@ -54,6 +54,7 @@ def test_shapes(bank: StructureBank) -> None:
     assert batch.rotations.shape == (3, 6, 3, 3)
     assert batch.shifts_px.shape == (3, 6, 2)
     assert batch.snr.shape == (3,)
+    assert batch.mask.shape == (3, 6, 6)
     identity = batch.rotations @ batch.rotations.transpose(-1, -2)
     torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.det(batch.rotations), torch.ones(3, 6))
@@ -151,6 +152,22 @@ def test_neighbourhood_limits(bank: StructureBank) -> None:
     assert max(strangers) <= 0.5
     assert max(strangers) > 0.3
     assert min(strangers) < 0.1
+
+
+def test_masks_divide_sets_into_parts_of_every_size(bank: StructureBank) -> None:
+    whole = SetSampler(bank, replace(PLAIN, box=8, divided=0.0)).batch(0, 3).mask
+    assert whole.dtype == torch.bool
+    assert bool(whole.all())
+    masks = SetSampler(bank, replace(PLAIN, box=8, set_size=8, divided=1.0)).batch(0, 60).mask
+    assert torch.equal(masks, masks.transpose(1, 2))
+    assert bool(masks.diagonal(dim1=1, dim2=2).all())
+    # Belonging together is transitive: squaring the relation adds nothing.
+    assert torch.equal((masks.float() @ masks.float()) > 0, masks)
+    sizes = masks.sum(-1)
+    assert bool((sizes == sizes[:, :1]).all())
+    assert set(sizes[:, 0].tolist()) == {1, 2, 4}
+    some = SetSampler(bank, replace(PLAIN, box=8, divided=0.5)).batch(0, 80).mask.all((1, 2))
+    assert float(some.float().mean()) == pytest.approx(0.5, abs=0.2)
 
 
 def test_kinds_come_at_their_frequencies(bank: StructureBank) -> None:
