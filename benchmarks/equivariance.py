@@ -32,7 +32,7 @@ def shear(images: Tensor, amount: float, axis: int) -> Tensor:
 
 
 def turn(images: Tensor, degrees: float) -> Tensor:
-    """Turn images (b, y, x), from x towards y, about the origin: quarter turns exactly, the rest by shears."""
+    """Turn images (b, y, x) from x towards y about the origin: exact quarter turns, then shears."""
     half = images.shape[-1] // 2
     padded = torch.nn.functional.pad(images, (half, half, half, half))
     quarters = round(degrees / 90)
