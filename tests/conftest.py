@@ -6,6 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from polarice.models import (
+    ModelCard,
+    PolarTransformer,
+    PolarTransformerConfig,
+    UNet,
+    UNetConfig,
+    save_model,
+)
+from polarice.simulation import SimulationResult, example_structure, simulate
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -21,3 +31,48 @@ def shared_data() -> Path:
 def generator() -> torch.Generator:
     """A seeded random generator on the CPU."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> PolarTransformer:
+    """A small joint network with random weights, in which also what starts at zero has moved."""
+    torch.manual_seed(3)
+    network = PolarTransformer(
+        PolarTransformerConfig(box=32, widths=(4, 8), match_channels=4, embedding=8)
+    ).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+        # Undecided between others and nobody, so that both matter.
+        for name, parameter in network.named_parameters():
+            if name.endswith("null_logit"):
+                parameter.fill_(10.0)
+    return network
+
+
+@pytest.fixture(scope="session")
+def joint_weights(tiny_network: PolarTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights file of `tiny_network`."""
+    path = tmp_path_factory.mktemp("weights") / "tiny-joint.safetensors"
+    config = {"box": 32, "widths": [4, 8], "match_channels": 4, "embedding": 8}
+    save_model(path, tiny_network, ModelCard("polar-transformer", config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def single_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights file of a small single-image network with random weights."""
+    torch.manual_seed(4)
+    path = tmp_path_factory.mktemp("weights") / "tiny-unet.safetensors"
+    card = ModelCard("unet", {"box": 32, "widths": [4, 8]})
+    save_model(path, UNet(UNetConfig(box=32, widths=(4, 8))), card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def example_stack(tmp_path_factory: pytest.TempPathFactory) -> SimulationResult:
+    """48 particles of the example protein: box 32, CTF, sets of eight, half sets; protein bright."""
+    folder = tmp_path_factory.mktemp("simulated")
+    return simulate(
+        example_structure(), folder, particles=48, box=32, snr=0.1, ctf=True, views="sets", set_size=8
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from . import __version__
 from .console import Console
@@ -19,6 +21,7 @@ app = App(
     name="polarice",
     version=__version__,
     help="Joint denoising of cryo-EM particle images.",
+    suppress_keyboard_interrupt=False,
 )
 bank_app = App(name="bank", help="Banks of structures to train on.")
 app.command(bank_app)
@@ -69,7 +72,10 @@ def simulate(
         float | None, Parameter(help="Å per pixel; by default the molecule fills 60 % of the box.")
     ] = None,
     ctf: Annotated[bool, Parameter(help="Apply a CTF to each image.", negative="")] = False,
-    defocus: Annotated[tuple[float, float], Parameter(help="Range of the defocus, Å.")] = (15000, 25000),
+    defocus: Annotated[tuple[float, float], Parameter(help="Range of the defocus, Å.", negative="")] = (
+        15000,
+        25000,
+    ),
     voltage: Annotated[float, Parameter(help="Acceleration voltage, kV.")] = 300.0,
     cs: Annotated[float, Parameter(help="Spherical aberration, mm.")] = 2.7,
     amplitude_contrast: Annotated[float, Parameter(help="Fraction, 0 to 1.")] = 0.1,
@@ -226,7 +232,8 @@ def denoise(
     """Denoise a particle stack; write a stack, neighbours and a page that shows what happened."""
     from .denoising import DenoiseSettings, denoise_stack
     from .evaluation import evaluate as measure
-    from .evaluation import run_report
+    from .evaluation import require_correspondence, run_report
+    from .particles import ParticleStack
 
     console = (output or Output()).console()
     settings = DenoiseSettings(
@@ -239,9 +246,14 @@ def denoise(
         mask_diameter_A=mask_diameter,
         ctf=ctf,
     )
+    if truth is not None:
+        noisy, clean = (ParticleStack.open(path, pixel_size_A=pixel_size) for path in (particles, truth))
+        # A broken stack is better described by what follows.
+        if not noisy.problems():
+            require_correspondence(noisy, clean)
     with console.progress():
         result = denoise_stack(particles, out, settings, overwrite=overwrite, progress=console.step)
-    measured = None if truth is None else measure(result.star, truth, particles)
+    measured = None if truth is None else measure(result.star, truth, particles, pixel_size_A=pixel_size)
     page = run_report(out / "report.html", result, truth=truth, evaluation=measured)
     for notice in result.notices:
         console.note(f"note: {notice}")
@@ -318,14 +330,31 @@ def demo(
     return 0
 
 
-def main() -> None:
-    """Entry point: errors that polarice raises become one clear message and exit status 2."""
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Entry point: an error becomes one clear message on standard error and exit status 2.
+
+    Parameters
+    ----------
+    tokens : sequence of str, optional
+        Arguments; those of the process by default.
+    """
     try:
-        code = app()
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _fail(f"{error} See `polarice --help`.")
     except PolariceError as error:
-        print(f"polarice: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read the output has left; Python would complain again on closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error}.")
     except KeyboardInterrupt:
-        print("polarice: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"polarice: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -35,7 +35,7 @@ class PolariceError(Exception):
         if self.row is not None:
             where.append(f"row {self.row}")
         text = f"{', '.join(where)}: {self.reason}." if where else f"{self.reason}."
-        return f"{text} {self.hint}." if self.hint else text
+        return f"{text} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else text
 
 
 class ParticleFileError(PolariceError):
@@ -68,14 +68,13 @@ class PreflightError(PolariceError):
     Parameters
     ----------
     problems : sequence of PolariceError
-        At least one; the message lists each on its own line.
+        The message lists each on its own line.
     """
 
     def __init__(self, problems: Sequence[PolariceError]) -> None:
         self.problems = list(problems)
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        noun = "problem" if len(self.problems) == 1 else "problems"
-        super().__init__(f"{len(self.problems)} {noun} found before starting:\n{lines}")
+        super().__init__(f"{len(self.problems)} problems found before starting:\n{lines}")
 
     def _message(self) -> str:
         return self.reason

@@ -3,7 +3,8 @@
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult, in_plane_angles_deg
 from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
 from .neighbours import NOBODY, find_neighbours, groups_of
-from .pipeline import denoise_stack, prepare_output
+from .pipeline import denoise_stack
+from .preflight import prepare_output
 from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 
 __all__ = [

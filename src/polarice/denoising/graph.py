@@ -22,7 +22,7 @@ from ..models import ImageState, PolarTransformer
 from .denoiser import in_plane_angles_deg
 from .neighbours import NOBODY
 
-__all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack"]
+__all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack", "scratch_bytes"]
 
 _BATCH = 64
 
@@ -64,6 +64,13 @@ class GraphResult:
     images: NDArray[np.float32]
     weights: NDArray[np.float32]
     angles_deg: NDArray[np.float32]
+
+
+def scratch_bytes(network: PolarTransformer, count: int) -> int:
+    """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
+    grid, config = network.transform.grid, network.config
+    values = grid.n_radii * grid.n_angles * (1 + config.rounds * config.widths[0])
+    return count * (2 * values + 4 * config.box**2)
 
 
 @torch.inference_mode()
@@ -110,6 +117,7 @@ def attend_graph(
     network: PolarTransformer,
     encoded: EncodedStack,
     neighbours: NDArray[np.int64],
+    apart: NDArray[np.int64],
     scratch: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
@@ -117,7 +125,8 @@ def attend_graph(
     """Run the rounds of attention over a graph, and decode.
 
     Particles that lie close in the embedding are taken together, because they share neighbours: each
-    batch attends, under a mask, to the union of its neighbours.
+    batch attends, under a mask, to the union of its neighbours. Half sets never share a batch: masked
+    or not, company changes the order of sums, and with it the last bits.
 
     Parameters
     ----------
@@ -125,6 +134,8 @@ def attend_graph(
     encoded : EncodedStack
     neighbours : ndarray of int, shape (n, k)
         Rows, `NOBODY` in empty places.
+    apart : ndarray of int, shape (n,)
+        Half set of each particle; the images of one depend on no bit of another.
     scratch : Path
         The folder of `encode_stack`.
     device : torch.device
@@ -134,7 +145,11 @@ def attend_graph(
     count, rounds, box = len(encoded), network.config.rounds, network.box
     images = np.memmap(scratch / "images", np.float32, "w+", shape=(count, box, box))
     weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
-    order = _neighbourly_order(encoded.embedding, neighbours)
+    batches = [
+        batch
+        for half in np.unique(apart)
+        for batch in _neighbourly_batches(neighbours, np.flatnonzero(apart == half))
+    ]
     features = encoded.features
 
     def states(rows: NDArray[np.int64]) -> ImageState:
@@ -145,8 +160,8 @@ def attend_graph(
         last = index == rounds - 1
         path = scratch / f"features-{index + 1}"
         after = features if last else np.memmap(path, np.float16, "w+", shape=features.shape)
-        for start in range(0, count, _BATCH):
-            rows = order[start : start + _BATCH]
+        done = 0
+        for rows in batches:
             partners = neighbours[rows]
             there = partners != NOBODY
             union, place = np.unique(partners[there], return_inverse=True)
@@ -165,16 +180,20 @@ def attend_graph(
                 images[rows] = network.decode(state, aligned)[0].cpu().numpy()
             else:
                 after[rows] = state.features[0].cpu().numpy()
-            progress(index, start + len(rows))
+            done += len(rows)
+            progress(index, done)
         features = after
     return GraphResult(images, weights, angles)
 
 
-def _neighbourly_order(embedding: NDArray[np.float32], neighbours: NDArray[np.int64]) -> NDArray[np.int64]:
-    """An order of the particles in which those that share neighbours follow each other."""
-    count = len(embedding)
-    rows, places = np.nonzero(neighbours != NOBODY)
-    links = (np.ones(len(rows), np.float32), (rows, neighbours[rows, places]))
-    graph = scipy.sparse.csr_matrix(links, shape=(count, count))
+def _neighbourly_batches(
+    neighbours: NDArray[np.int64], members: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """Some rows in batches, in an order in which those that share neighbours follow each other."""
+    count = len(neighbours)
+    places = np.nonzero(neighbours[members] != NOBODY)
+    links = (members[places[0]], neighbours[members][places])
+    graph = scipy.sparse.csr_matrix((np.ones(len(links[0]), np.float32), links), shape=(count, count))
+    graph = graph[members][:, members]
     order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
-    return np.asarray(order, np.int64)
+    return [members[order[start : start + _BATCH]] for start in range(0, len(members), _BATCH)]

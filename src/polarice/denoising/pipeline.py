@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..devices import resolve_device
-from ..errors import ModelError, OutputError, ParticleFileError, PolariceError, PreflightError
 from ..models import PolarTransformer, load_model
 from ..particles import (
     ParticleStack,
@@ -29,26 +29,17 @@ from ..particles import (
 )
 from .graph import attend_graph, encode_stack
 from .neighbours import find_neighbours, groups_of
+from .preflight import check, prepare_output, require_room
 from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 
-__all__ = ["denoise_stack", "prepare_output"]
+__all__ = ["denoise_stack"]
 
 Progress = Callable[[str, int, int], None]
 
 _BATCH = 64
-
-
-def prepare_output(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless told to overwrite.
-
-    Raises
-    ------
-    OutputError
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputError("is a file, not a folder", path=out)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise OutputError("the folder is not empty", path=out, hint="Name another, or say --overwrite")
+# What a run leaves; report.html is the command line's.
+_FILES = ("denoised.star", "denoised.mrcs", "neighbours.npz", "denoise.json", "report.html")
+_SCRATCH = ".scratch-"
 
 
 def denoise_stack(
@@ -89,7 +80,8 @@ def denoise_stack(
     device = resolve_device(settings.device)
     network, card = load_model(settings.model, device)
     stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
-    groups = _preflight(stack, settings, jointly=isinstance(network, PolarTransformer))
+    check(stack, settings, jointly=isinstance(network, PolarTransformer))
+    require_room(out, stack, network)
     seconds: dict[str, float] = {}
     box = cast(int, network.box)
     count = len(stack)
@@ -98,7 +90,7 @@ def denoise_stack(
     preprocessor = Preprocessor.for_stack(
         stack, found, contrast=settings.contrast, mask_diameter_A=settings.mask_diameter_A, ctf=settings.ctf
     )
-    notices = [*preprocessor.notices, *_notices(stack, settings, box)]
+    notices = [*preprocessor.notices, *_notices(stack, box)]
     out.mkdir(parents=True, exist_ok=True)
     marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
     writer = ParticleWriter(
@@ -111,11 +103,12 @@ def denoise_stack(
         optics=marks["optics"],
         overwrite=overwrite,
     )
+    _clear(out)
     runner = _Run(stack, preprocessor, found, device, seconds, report)
     neighbours = weights = angles = None
     with writer:
         if isinstance(network, PolarTransformer):
-            neighbours, weights, angles = runner.jointly(network, writer, settings.neighbours, groups, out)
+            neighbours, weights, angles = runner.jointly(network, writer, settings, out)
             writer.set_columns(
                 particles={
                     "polariceConfidence": weights.sum(1),
@@ -152,33 +145,15 @@ def denoise_stack(
     return result
 
 
-def _preflight(stack: ParticleStack, settings: DenoiseSettings, *, jointly: bool) -> NDArray[np.int64]:
-    """Everything that can be wrong before pixels are read; returns the groups that do not mix."""
-    problems = stack.problems()
-    if settings.ctf and stack.has_column("rlnDefocusU") and not stack.has_ctf and not stack.phase_flipped:
-        missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
-        hint = "Add the columns, or ignore the CTF with --no-ctf"
-        problems.append(ParticleFileError(f"the CTF lacks {missing}", path=stack.path, hint=hint))
-    if stack.denoised:
-        problems.append(ParticleFileError("these particles are denoised already", path=stack.path))
-    if settings.sets_from is not None and not jointly:
-        problems.append(ModelError(f"{settings.model} denoises single images and has no use for sets"))
-    elif settings.sets_from is not None and not stack.has_column(settings.sets_from.removeprefix("_")):
-        reason = f"there is no column _{settings.sets_from.removeprefix('_')}"
-        problems.append(ParticleFileError(reason, path=stack.path, hint="see `polarice info`"))
-    elif jointly and settings.sets_from is None and len(stack) <= settings.neighbours:
-        reason = f"has {len(stack)} particles, too few for {settings.neighbours} neighbours each"
-        hint = f"Ask for fewer with --neighbours {max(len(stack) - 1, 0)}, or use a single-image model"
-        problems.append(ParticleFileError(reason, path=stack.path, hint=hint))
-    if jointly and settings.neighbours < 1:
-        problems.append(PolariceError("a joint model needs at least one neighbour"))
-    if problems:
-        raise PreflightError(problems)
-    sets = None if settings.sets_from is None else stack.column(settings.sets_from.removeprefix("_"))
-    return groups_of(len(stack), stack.half_sets, None if sets is None else np.array(sets))
+def _clear(out: Path) -> None:
+    """Remove what an earlier run has left, so that no mixture of two can remain."""
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
+    for scratch in out.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(scratch)
 
 
-def _notices(stack: ParticleStack, settings: DenoiseSettings, box: int) -> list[str]:
+def _notices(stack: ParticleStack, box: int) -> list[str]:
     notices = []
     if stack.half_sets is None:
         notices.append(
@@ -235,13 +210,15 @@ class _Run:
         self,
         network: PolarTransformer,
         writer: ParticleWriter,
-        count: int,
-        groups: NDArray[np.int64],
+        settings: DenoiseSettings,
         folder: Path,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Denoise every image with its neighbours; returns these, their weights and angles."""
         total = len(self.stack)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as name:
+        sets = None if settings.sets_from is None else self.stack.column(settings.sets_from.removeprefix("_"))
+        halves = groups_of(total, self.stack.half_sets)
+        groups = groups_of(total, halves, None if sets is None else np.array(sets))
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as name:
             scratch = Path(name)
             before = self.seconds.get("read and normalise", 0.0)
             with _timed(self.seconds, "encode"):
@@ -251,13 +228,14 @@ class _Run:
                 )
             self.seconds["encode"] -= self.seconds["read and normalise"] - before
             with _timed(self.seconds, "find neighbours"):
-                neighbours = find_neighbours(encoded.embedding, count, groups)
+                neighbours = find_neighbours(encoded.embedding, settings.neighbours, groups)
             rounds = network.config.rounds
             with _timed(self.seconds, "attend and decode"):
                 result = attend_graph(
                     network,
                     encoded,
                     neighbours,
+                    halves,
                     scratch,
                     self.device,
                     lambda index, done: self.report(f"attend ({index + 1} of {rounds})", done, total),

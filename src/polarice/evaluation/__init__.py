@@ -18,7 +18,7 @@ from .content import (
     StageTime,
 )
 from .demo import DemoResult, run_demo
-from .evaluate import evaluate
+from .evaluate import evaluate, require_correspondence
 from .metrics import (
     best_linear_scale,
     fourier_ring_correlation,
@@ -63,6 +63,7 @@ __all__ = [
     "relative_mse",
     "relative_mse_per_image",
     "report_html",
+    "require_correspondence",
     "ring_products",
     "run_demo",
     "run_report",

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..denoising import DenoiseSettings, denoise_stack, prepare_output
+from ..devices import resolve_device
+from ..models import find_weights
 from ..simulation import example_structure, simulate
 from .evaluate import evaluate
 from .run_report import run_report
@@ -59,9 +61,17 @@ def run_demo(
     overwrite : bool
     progress : callable, optional
         Called with (stage, done, total).
+
+    Raises
+    ------
+    PolariceError
+        The models are not there, or the device or the output folder cannot be used.
     """
     out = Path(out)
     prepare_output(out, overwrite)
+    resolve_device(device)
+    for name in _MODELS:
+        find_weights(name)
     report = progress or (lambda stage, done, total: None)
     simulation = simulate(
         example_structure(),

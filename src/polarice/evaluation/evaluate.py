@@ -15,7 +15,7 @@ from polarice.particles import ParticleStack
 
 from .metrics import SSIM_WINDOW_PX, frc_resolution_A, psnr, ring_products, ssim
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "require_correspondence"]
 
 PIXELS_PER_BATCH = 2**20
 
@@ -59,7 +59,7 @@ def evaluate(
     if noisy_path is not None:
         estimates["noisy"] = ParticleStack.open(noisy_path, pixel_size_A=pixel_size_A)
     for stack in estimates.values():
-        _require_correspondence(stack, truth)
+        require_correspondence(stack, truth)
 
     low, high = math.inf, -math.inf
     for _, images in _batches(truth):
@@ -153,8 +153,14 @@ def _finite(stack: ParticleStack, rows: range) -> Tensor:
     return images
 
 
-def _require_correspondence(stack: ParticleStack, truth: ParticleStack) -> None:
-    """Raise unless row i of both stacks can be the same particle."""
+def require_correspondence(stack: ParticleStack, truth: ParticleStack) -> None:
+    """Raise unless row i of both stacks can be the same particle.
+
+    Raises
+    ------
+    PolariceError
+        They differ in length, box or pixel size.
+    """
     for what, ours, theirs in (
         ("images", len(stack), len(truth)),
         ("pixels a side", stack.box, truth.box),

@@ -1,0 +1,181 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polarice.denoising import NOBODY, GraphResult, SetDenoiser, attend_graph, encode_stack, graph
+from polarice.models import ImageState, PolarTransformer
+
+CPU = torch.device("cpu")
+K = 6
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """Twelve noisy images of three kinds, so that some neighbours matter more than others."""
+    generator = torch.Generator().manual_seed(1)
+    kinds = torch.nn.functional.interpolate(torch.randn(3, 1, 8, 8, generator=generator), 32)[:, 0]
+    return (kinds.repeat(4, 1, 1) + torch.randn(12, 32, 32, generator=generator)).contiguous()
+
+
+def run(
+    network: PolarTransformer,
+    images: Tensor,
+    neighbours: NDArray[np.int64],
+    scratch: Path,
+    apart: NDArray[np.int64] | None = None,
+    encode_batch: int = 5,
+) -> GraphResult:
+    scratch.mkdir(exist_ok=True)
+    encoded = encode_stack(network, images.split(encode_batch), len(images), scratch, lambda done: None)
+    if apart is None:
+        apart = np.zeros(len(images), np.int64)
+    result = attend_graph(network, encoded, neighbours, apart, scratch, CPU, lambda index, done: None)
+    return GraphResult(np.array(result.images), result.weights, result.angles_deg)
+
+
+def complete(sets: int, size: int) -> NDArray[np.int64]:
+    """Table in which each particle has all others of its set."""
+    return np.array(
+        [[s * size + j for j in range(size) if j != i] for s in range(sets) for i in range(size)], np.int64
+    )
+
+
+def relative_error(found: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+    return float(np.square(found - true).sum() / np.square(true).sum())
+
+
+def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor, tmp_path: Path) -> None:
+    """Two sets of six: as the network does them, but for storage in 16 bits."""
+    result = run(tiny_network, images, complete(2, K), tmp_path)
+    sets = SetDenoiser(tiny_network, "cpu")(images.unflatten(0, (2, K)))
+    assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-5
+    others = ~torch.eye(K, dtype=torch.bool).expand(2, -1, -1)
+    weights = sets.weights[others].reshape(12, K - 1).numpy()
+    angles = sets.angles_deg[others].reshape(12, K - 1).numpy()
+    np.testing.assert_allclose(result.weights, weights, atol=5e-3)
+    np.testing.assert_allclose(result.weights.sum(1), sets.confidence.flatten().numpy(), atol=5e-3)
+    # Where the highest of many almost equal coefficients lies may change; where one counts, it may not.
+    counts = weights > 0.05
+    assert counts.sum() >= 12
+    difference = (result.angles_deg - angles + 180) % 360 - 180
+    assert np.abs(difference[counts]).max() < 1
+
+
+def test_nothing_but_storage_differs(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same stages in memory, rounded to 16 bits at the same places."""
+    stored = images[:K]
+    with torch.inference_mode():
+        state = ImageState(*(part.half().float()[None] for part in tiny_network.encode(stored)[0]))
+        others = ~torch.eye(K, dtype=torch.bool)[None]
+        for index in range(2):
+            state, aligned, attention = tiny_network.attend(index, state, state, others)
+            if index == 0:
+                state = ImageState(state.polar, state.features.half().float())
+        expected = tiny_network.decode(state, aligned)[0].numpy()
+    assert attention.weights is not None
+    for batch in (64, 4, 1):
+        monkeypatch.setattr(graph, "_BATCH", batch)
+        result = run(tiny_network, stored, complete(1, K), tmp_path)
+        assert relative_error(result.images, expected) < 1e-8
+
+
+def test_a_particle_without_neighbours_is_denoised_alone(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path
+) -> None:
+    table = complete(2, K)
+    table[4] = NOBODY
+    table[7, 1:] = NOBODY
+    result = run(tiny_network, images, table, tmp_path)
+    alone = SetDenoiser(tiny_network, "cpu")(images[4][None, None]).images[0, 0].numpy()
+    assert relative_error(result.images[4], alone) < 1e-5
+    assert not result.weights[4].any()
+    assert not result.angles_deg[4].any()
+    assert result.weights[7, 0] > 0
+    assert not result.weights[7, 1:].any()
+    # Nobody has anybody: the whole batch.
+    lonely = run(tiny_network, images, np.full((12, 3), NOBODY), tmp_path)
+    assert relative_error(lonely.images[4], alone) < 1e-5
+    assert not lonely.weights.any()
+
+
+def test_a_stack_may_come_in_any_order(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permute the particles: the result is permuted with them, whatever batches they come in."""
+    rng = np.random.default_rng(0)
+    table = np.array([rng.choice(np.delete(np.arange(12), i), 4, replace=False) for i in range(12)])
+    table[3, 2:] = NOBODY
+    before = run(tiny_network, images, table, tmp_path / "before")
+    order = rng.permutation(12)
+    place = np.argsort(order)
+    moved = np.where(table[order] == NOBODY, NOBODY, place[table[order]])
+    monkeypatch.setattr(graph, "_BATCH", 5)
+    after = run(tiny_network, images[order], moved, tmp_path / "after", encode_batch=7)
+    assert relative_error(after.images, before.images[order]) < 1e-6
+    np.testing.assert_allclose(after.weights, before.weights[order], atol=2e-3)
+
+
+def test_half_sets_share_no_bit(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other images and other neighbours in one half change nothing in the other."""
+    monkeypatch.setattr(graph, "_BATCH", 4)
+    halves = np.array([0, 1] * 6)
+    rng = np.random.default_rng(0)
+
+    def table(seed: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng(seed)
+        others = [np.flatnonzero((halves == halves[i]) & (np.arange(12) != i)) for i in range(12)]
+        return np.array([rng.choice(other, 4, replace=False) for other in others])
+
+    changed, tables = images.clone(), (table(0), table(1))
+    changed[1::2] = torch.from_numpy(rng.normal(0, 3, (6, 32, 32)).astype(np.float32))
+    tables[1][0::2] = tables[0][0::2]
+    before = run(tiny_network, images, tables[0], tmp_path / "before", halves)
+    after = run(tiny_network, changed, tables[1], tmp_path / "after", halves)
+    for name in ("images", "weights", "angles_deg"):
+        np.testing.assert_array_equal(getattr(after, name)[0::2], getattr(before, name)[0::2])
+        assert not np.array_equal(getattr(after, name)[1::2], getattr(before, name)[1::2])
+
+
+def test_progress_and_room(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "_BATCH", 5)
+    encoding: list[int] = []
+    encoded = encode_stack(tiny_network, images.split(5), 12, tmp_path, encoding.append)
+    assert encoding == [5, 10, 12]
+    assert len(encoded) == 12
+    np.testing.assert_allclose(np.linalg.norm(encoded.embedding, axis=1), 1, rtol=1e-5)
+    told: list[tuple[int, int]] = []
+    halves = np.array([0] * 6 + [1] * 6)
+    attend_graph(
+        tiny_network, encoded, complete(2, K), halves, tmp_path, CPU, lambda i, done: told.append((i, done))
+    )
+    # Batches of five and one in each half, in each of two rounds.
+    assert told == [(i, done) for i in (0, 1) for done in (5, 6, 11, 12)]
+    used = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert graph.scratch_bytes(tiny_network, 12) == used
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_agrees_with_cpu(tiny_network: PolarTransformer, images: Tensor, tmp_path: Path) -> None:
+    here = run(tiny_network, images, complete(2, K), tmp_path)
+    device = torch.device("cuda")
+    network = tiny_network.to(device)
+    try:
+        batches = (batch.to(device) for batch in images.split(5))
+        encoded = encode_stack(network, batches, 12, tmp_path, lambda done: None)
+        apart = np.zeros(12, np.int64)
+        there = attend_graph(
+            network, encoded, complete(2, K), apart, tmp_path, device, lambda index, done: None
+        )
+    finally:
+        tiny_network.to(CPU)
+    assert relative_error(there.images, here.images) < 1e-4
