@@ -110,8 +110,9 @@ class PolarTransformer(nn.Module):
         self.transform = PolarTransform(grid, regulariser=REGULARISER)
         self.encoder = PolarUNet(1, config.widths, radii)
         levels = len(config.widths) - 1
-        coarse = config.widths[-1] * (radii >> levels) * ((grid.n_angles >> levels) // 2 + 1)
-        self.embed = nn.Linear(coarse, config.embedding)
+        self.embed = ViewEmbedding(
+            config.widths[-1] * (radii >> levels), grid.n_angles >> levels, config.embedding
+        )
         self.rounds = nn.ModuleList(
             AttentionRound(channels, config.match_channels, config.widths, grid) for _ in range(config.rounds)
         )
@@ -129,10 +130,7 @@ class PolarTransformer(nn.Module):
         """First look at images (b, y, x), each alone: states and unit embeddings (b, e)."""
         polar = (self.transform(images) / self.transform.noise_std[:, None])[:, None]
         features, coarse = self.encoder(polar)
-        # Magnitudes of the angular frequencies do not change under rotation.
-        magnitude = torch.fft.rfft(coarse.float()).abs().flatten(1)
-        embedding = self.embed(torch.log1p(magnitude))
-        return ImageState(polar, features.float()), nn.functional.normalize(embedding.float(), dim=-1)
+        return ImageState(polar, features.float()), self.embed(coarse)
 
     def attend(
         self, index: int, query: ImageState, keys: ImageState, mask: Tensor | None
@@ -196,6 +194,43 @@ class PolarTransformer(nn.Module):
             state, aligned, result = self.attend(index, state, state, mask)
             attention.append(result)
         return SetOutput(self.decode(state, aligned), tuple(attention), embedding.unflatten(0, (sets, size)))
+
+
+class ViewEmbedding(nn.Module):
+    """Unit vectors that tell views apart and do not change when an image is rotated.
+
+    A rotation multiplies an angular frequency by one phase, the same for all channels and radii, so
+    the product of one channel with the conjugate of another is invariant. Unlike magnitudes these
+    products keep relative phases, which a mirror image (the view from the other side) turns around.
+
+    Parameters
+    ----------
+    channels : int
+        Channels times radii of the features.
+    angles : int
+        Their angles.
+    size : int
+        Length of the vectors.
+    """
+
+    def __init__(self, channels: int, angles: int, size: int) -> None:
+        super().__init__()
+        products = 24
+        self.first = nn.Linear(channels, products, bias=False)
+        self.second = nn.Linear(channels, products, bias=False)
+        self.out = nn.Linear(2 * products * (angles // 2 + 1), size)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Embed features (b, c, n, m); returns (b, size)."""
+        with torch.autocast(coarse.device.type, enabled=False):
+            spectrum = torch.fft.rfft(coarse.float()).flatten(1, 2).transpose(1, 2)
+            parts = [
+                torch.complex(mix(spectrum.real), mix(spectrum.imag)) for mix in (self.first, self.second)
+            ]
+            product = torch.view_as_real(parts[0] * parts[1].conj())
+            # The square root brings products back to the scale of features.
+            product = product / product.square().sum(-1, keepdim=True).add(1e-6).pow(0.25)
+            return nn.functional.normalize(self.out(product.flatten(1)), dim=-1)
 
 
 class AttentionRound(nn.Module):

@@ -26,6 +26,7 @@ __all__ = ["SamplerConfig", "SetBatch", "SetSampler"]
 _MOST_ATOMS = 4096
 _MASK_EDGE_PX = 4.0
 _MASKED_TIGHTLY = 0.3
+_OPPOSITE = 0.3
 
 
 @dataclass(frozen=True)
@@ -266,20 +267,23 @@ def _view_set(config: SamplerConfig, generator: torch.Generator) -> Tensor:
     kind = int(torch.multinomial(kinds, 1, generator=generator))
     views = torch.zeros(size, dtype=torch.long)
     wobble_deg = torch.zeros(size)
+    is_opposite = torch.zeros(size, dtype=torch.bool)
     if kind == 1:
         n_views = int(torch.randint(2, max(config.general_views, 2) + 1, (), generator=generator))
         views = torch.arange(size) % n_views
     elif kind == 2:
         strangers = torch.rand((), generator=generator) * config.max_strangers
         is_stranger = torch.arange(size) >= size - int(strangers * size)
-        views = torch.where(is_stranger, torch.arange(size), views)
+        # The view from the other side is the mirror image: the stranger that is easiest to mistake.
+        is_opposite = is_stranger & (torch.rand(size, generator=generator) < _OPPOSITE)
+        views = torch.where(is_stranger & ~is_opposite, torch.arange(size), views)
         limit = config.max_angle_deg * torch.rand((), generator=generator)
         # Uniform over the cap of that radius, which at these angles is flat.
-        wobble_deg = limit * torch.rand(size, generator=generator).sqrt() * ~is_stranger
+        wobble_deg = limit * torch.rand(size, generator=generator).sqrt() * (~is_stranger | is_opposite)
     base = random_rotations(size, generator)[views]
     azimuth = 2 * math.pi * torch.rand(size, generator=generator)
     in_plane = 2 * math.pi * torch.rand(size, generator=generator)
-    tilt = torch.deg2rad(wobble_deg)
+    tilt = torch.deg2rad(wobble_deg + 180.0 * is_opposite)
     # Turn about the z axis, tilt about y, turn back and on by a random in-plane angle.
     return _about_z(in_plane) @ _about_y(tilt) @ _about_z(azimuth) @ base
 
