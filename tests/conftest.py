@@ -1,8 +1,12 @@
 """Fixtures that every room's tests share."""
 
 import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import mrcfile
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +18,7 @@ from polarice.models import (
     UNetConfig,
     save_model,
 )
+from polarice.particles import ParticleStack, StarTable, read_star, write_star
 from polarice.simulation import SimulationResult, example_structure, simulate
 
 
@@ -76,3 +81,38 @@ def example_stack(tmp_path_factory: pytest.TempPathFactory) -> SimulationResult:
     return simulate(
         example_structure(), folder, particles=48, box=32, snr=0.1, ctf=True, views="sets", set_size=8
     )
+
+
+Images = np.ndarray
+
+
+@pytest.fixture(scope="session")
+def altered(example_stack: SimulationResult) -> Callable[..., Path]:
+    """Copy the example stack with changes: (folder, images=..., drop=..., columns=...) -> STAR file."""
+
+    def copy(
+        folder: Path,
+        *,
+        images: Callable[[Images], Images] | None = None,
+        drop: Sequence[str] = (),
+        columns: Mapping[str, Sequence[object]] | None = None,
+    ) -> Path:
+        pixels = ParticleStack.open(example_stack.particles).images(slice(None))
+        pixels = pixels if images is None else np.float32(images(pixels))
+        folder.mkdir(exist_ok=True)
+        with warnings.catch_warnings(), mrcfile.new(folder / "particles.mrcs", pixels) as file:
+            warnings.simplefilter("ignore", RuntimeWarning)  # NaN is what some tests are about
+            file.set_image_stack()
+        tables = []
+        for table in read_star(example_stack.particles)[0]:
+            kept = {name: values for name, values in table.columns.items() if name not in drop}
+            if "rlnImageSize" in kept:
+                kept["rlnImageSize"] = [str(pixels.shape[-1])]
+                kept["rlnImagePixelSize"] = [str(float(kept["rlnImagePixelSize"][0]) * 32 / pixels.shape[-1])]
+            if table.name == "particles":
+                kept |= {name: [str(value) for value in values] for name, values in (columns or {}).items()}
+            tables.append(StarTable(table.name, kept))
+        write_star(folder / "particles.star", tables, version=30001)
+        return folder / "particles.star"
+
+    return copy

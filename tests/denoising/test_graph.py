@@ -125,7 +125,7 @@ def test_half_sets_share_no_bit(
     tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other images and other neighbours in one half change nothing in the other."""
-    monkeypatch.setattr(graph, "_BATCH", 4)
+    monkeypatch.setattr(graph, "_BATCH", 5)
     halves = np.array([0, 1] * 6)
     rng = np.random.default_rng(0)
 
