@@ -100,14 +100,16 @@ def altered(example_stack: SimulationResult) -> Callable[..., Path]:
         pixels = ParticleStack.open(example_stack.particles).images(slice(None))
         pixels = pixels if images is None else np.float32(images(pixels))
         folder.mkdir(exist_ok=True)
-        with warnings.catch_warnings(), mrcfile.new(folder / "particles.mrcs", pixels) as file:
+        with warnings.catch_warnings(), mrcfile.new(folder / "particles.mrcs") as file:
             warnings.simplefilter("ignore", RuntimeWarning)  # NaN is what some tests are about
+            file.set_data(pixels)
             file.set_image_stack()
         tables = []
         for table in read_star(example_stack.particles)[0]:
             kept = {name: values for name, values in table.columns.items() if name not in drop}
             if "rlnImageSize" in kept:
                 kept["rlnImageSize"] = [str(pixels.shape[-1])]
+            if "rlnImagePixelSize" in kept:
                 kept["rlnImagePixelSize"] = [str(float(kept["rlnImagePixelSize"][0]) * 32 / pixels.shape[-1])]
             if table.name == "particles":
                 kept |= {name: [str(value) for value in values] for name, values in (columns or {}).items()}

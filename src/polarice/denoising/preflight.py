@@ -73,6 +73,8 @@ def check(stack: ParticleStack, settings: DenoiseSettings, *, jointly: bool) -> 
         The one problem found, or a `PreflightError` that lists them all.
     """
     problems = stack.problems()
+    if not len(stack):
+        raise problems[0]
     try:
         for problem in _misfits(stack, settings, jointly):
             problems.append(problem)

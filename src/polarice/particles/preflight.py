@@ -100,7 +100,7 @@ def _optics_box_problems(stack: ParticleStack, box: tuple[int, int] | None) -> I
     except PolariceError as error:
         yield error
         return
-    if sizes is None or box is None:
+    if sizes is None or box is None or box[0] != box[1]:
         return
     differs = np.flatnonzero(sizes != box[0])
     if len(differs):
