@@ -186,7 +186,7 @@ def test_runs_are_not_overwritten(recipe: Make, bank: StructureBank, tmp_path: P
     with pytest.raises(OutputError, match="there is no run to resume"):
         run(recipe(), bank, out, resume=True)
     run(recipe(optimiser={"images": 8}), bank, out)
-    with pytest.raises(OutputError, match=r"there is a run already\. go on with --resume"):
+    with pytest.raises(OutputError, match=r"there is a run already\. Go on with --resume"):
         run(recipe(), bank, out)
 
 

@@ -49,10 +49,10 @@ def test_defaults_and_conversions(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[optimizer]\n", r"unknown table 'optimizer'.*model, data, optimiser, run"),
-        ("[data]\n", r"unknown architecture None.*set architecture in \[model\] to one of polar-transformer"),
+        ("[data]\n", r"unknown architecture None.*Set architecture in \[model\] to one of polar-transformer"),
         ('[model]\narchitecture = "vit"\n', r"unknown architecture 'vit'"),
-        ('model = "unet"\n', r"model must be a table. begin it with \[model\]"),
-        ("UNET[data]\nset_sise = 3\n", r"\[data\] has no entry 'set_sise'. it has box, set_size"),
+        ('model = "unet"\n', r"model must be a table. Begin it with \[model\]"),
+        ("UNET[data]\nset_sise = 3\n", r"\[data\] has no entry 'set_sise'. It has box, set_size"),
         ("UNET[data]\nset_size = 3.5\n", r"\[data\] set_size must be of type int, not 3.5"),
         ("UNET[data]\nset_size = true\n", r"\[data\] set_size must be of type int, not True"),
         ('UNET[data]\nctf = "yes"\n', r"\[data\] ctf must be of type float, not 'yes'"),

@@ -239,7 +239,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class GuardCheck:
-    """What became of pure noise that has the data's own spectrum.
+    """What became of pure white noise.
 
     Attributes
     ----------

@@ -109,12 +109,13 @@ def run_report(
 
 def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
     count, seconds = len(result.found.statistics), sum(result.seconds.values())
+    found = "found in the stack" if result.found.contrast is not None else "assumed"
     figures = [
         KeyFigure("Particles", f"{count:,}", f"{count / seconds:.0f} a second, file to file"),
         KeyFigure(
             "Contrast",
             f"{result.preprocessor.contrast} protein",
-            "found in the stack" if result.settings.contrast is None else "as given",
+            found if result.settings.contrast is None else "as given",
         ),
     ]
     if result.weights is not None:
@@ -162,13 +163,14 @@ def _gallery(
     seen = model_images(result, source, rows)
     pixel = result.preprocessor.model_pixel_size_A
     clearer = low_pass(seen, pixel).numpy()
+    flipped = ", phases flipped" if result.preprocessor.phase_flip else ""
     shown = bright(result, denoised, rows)
     grey = (float(np.quantile(shown, 0.001)), float(np.quantile(shown, 0.999)))
     table = [
         GalleryRow("As they came", "in the file's own grey scale", source.images(rows)),
         GalleryRow(
             "Low-passed",
-            f"what the network sees: protein bright, phases flipped; blurred to {_LOW_PASS_A:.0f} Å",
+            f"what the network sees: protein bright{flipped}; blurred to {_LOW_PASS_A:.0f} Å",
             clearer,
         ),
     ]
@@ -184,9 +186,8 @@ def _gallery(
         )
     )
     if clean is not None:
-        table.append(
-            GalleryRow("Truth", "the noiseless images, in the same grey range", clean.images(rows), grey)
-        )
+        images = bright(result, clean, rows)
+        table.append(GalleryRow("Truth", "the noiseless images, in the same grey range", images, grey))
     return Gallery(tuple(f"row {row + 1}" for row in rows), tuple(table))
 
 
@@ -312,6 +313,7 @@ def _guard(result: DenoiseResult, source: ParticleStack, denoised: ParticleStack
     )
     return GuardCheck(
         float(out.square().sum() / noise.square().sum()),
-        float(np.square(particles).sum() / seen.square().sum()),
+        # Means, because a stack's box may be another than the model's.
+        float(np.square(particles).mean() / seen.square().mean()),
         gallery,
     )

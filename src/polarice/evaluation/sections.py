@@ -212,7 +212,7 @@ def _charts(charts: list[str]) -> str:
 
 def _guard(guard: GuardCheck) -> str:
     lead = (
-        "Noise with the spectrum of these data, but with no particle in it, went through the same steps. "
+        "White noise of the same level, with no particle in it, went through the same network. "
         f"It kept <b>{guard.noise_energy:.2%}</b> of its energy; the particles kept "
         f"<b>{guard.particle_energy:.2%}</b> of theirs. A denoiser that draws proteins into noise would "
         "show here."

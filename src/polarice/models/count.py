@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .paper import PaperPolarCNN, PaperPolarTransformer
 from .registry import ARCHITECTURES, build_model, read_card, shipped_models
 from .unet import DnCNN, DnCNNConfig, UNet, UNetConfig
 
@@ -56,13 +55,8 @@ def model_table() -> list[dict[str, Any]]:
         networks.append((name, f"shipped weights ({card.architecture})", network, card.figures))
     for name, (network_type, _) in ARCHITECTURES.items():
         networks.append((name, "network, default configuration", network_type(), {}))
-    papers = {
-        "polar transformer": PaperPolarTransformer(),
-        "polar CNN": PaperPolarCNN(),
-        "U-Net": UNet(UNetConfig.paper()),
-        "DnCNN": DnCNN(DnCNNConfig.paper()),
-    }
-    networks += [(f"paper {name}", "network, as in the paper", net, {}) for name, net in papers.items()]
+    papers = {"unet": UNet(UNetConfig.paper()), "dncnn": DnCNN(DnCNNConfig.paper())}
+    networks += [(name, "network, the paper's configuration", net, {}) for name, net in papers.items()]
     return [
         {
             "name": name,

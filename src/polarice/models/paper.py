@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..polar import AngularConv, PolarGrid, PolarTransform, angular_attention
+from .polar_transformer import SetOutput
 
 __all__ = ["PaperConfig", "PaperPolarCNN", "PaperPolarTransformer"]
 
@@ -112,12 +113,12 @@ class PaperPolarTransformer(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> SetOutput:
         """Denoise sets (s, k, y, x); ``mask`` (s, k, k) is true where the first may use the second."""
         sets = images.shape[:2]
         features = self.before(self.transform(images).flatten(0, 1)[:, None])
         matchers = self.match(features).unflatten(0, sets)
         attended = angular_attention(matchers, matchers, features.unflatten(0, sets), mask=mask)
         polar = self.head(self.after(attended.output.flatten(0, 1)))
-        denoised: Tensor = self.transform.inverse_fourier(polar[:, 0]).unflatten(0, sets)
-        return denoised
+        denoised = self.transform.inverse_fourier(polar[:, 0]).unflatten(0, sets)
+        return SetOutput(denoised, (attended,), None)

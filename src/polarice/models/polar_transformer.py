@@ -78,13 +78,13 @@ class SetOutput(NamedTuple):
     images : Tensor, shape (s, k, y, x)
     attention : tuple of AttentionResult
         One for each round; the weights have the shape (s, k, k, m).
-    embedding : Tensor, shape (s, k, e)
-        Unit vectors that do not change when an image is rotated.
+    embedding : Tensor, shape (s, k, e), or None
+        Unit vectors that do not change when an image is rotated; the paper's network has none.
     """
 
     images: Tensor
     attention: tuple[AttentionResult, ...]
-    embedding: Tensor
+    embedding: Tensor | None
 
     @property
     def confidence(self) -> Tensor:

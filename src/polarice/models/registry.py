@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import ModelError
+from .paper import PaperConfig, PaperPolarCNN, PaperPolarTransformer
 from .polar_cnn import PolarCNN, PolarCNNConfig
 from .polar_transformer import PolarTransformer, PolarTransformerConfig
 from .unet import DnCNN, DnCNNConfig, UNet, UNetConfig
@@ -40,6 +41,8 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "polar-cnn": (PolarCNN, PolarCNNConfig),
     "unet": (UNet, UNetConfig),
     "dncnn": (DnCNN, DnCNNConfig),
+    "paper-polar-transformer": (PaperPolarTransformer, PaperConfig),
+    "paper-polar-cnn": (PaperPolarCNN, PaperConfig),
 }
 
 

@@ -124,8 +124,12 @@ class _Trainer:
             loss = loss + config.contrast * view_contrast(embedding, batch.rotations)
         self.optimiser.zero_grad()
         fabric.backward(loss)
-        fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=config.clip, error_if_nonfinite=False)
-        self.optimiser.step()
+        norm = fabric.clip_gradients(
+            self.wrapped, self.optimiser, max_norm=config.clip, error_if_nonfinite=False
+        )
+        # One overflow must not poison the optimiser's memory: such a step is left out.
+        if norm is None or bool(norm.isfinite()):
+            self.optimiser.step()
         self.step += 1
         # Early on the mean must follow fast, or it would remember the random start.
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
