@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from . import __version__
 from .console import Console
-from .errors import PolariceError
+from .errors import OutputError, PolariceError
 
 __all__ = ["app", "main"]
 
@@ -144,6 +144,8 @@ def build(
     from .simulation import build_bank
 
     console = (output or Output()).console()
+    if not out.absolute().parent.is_dir():
+        raise OutputError("its folder does not exist", path=out)
     with console.progress():
         bank, skipped = build_bank(source, out, progress=lambda d, t: console.step("read", d, t))
     for line in skipped:
@@ -309,7 +311,7 @@ def models(*, output: Output | None = None) -> int:
 def demo(
     *,
     out: Annotated[Path, Parameter(help="Folder to write.")] = Path("demo-out"),
-    particles: Annotated[int, Parameter(help="How many images.")] = 800,
+    particles: Annotated[int, Parameter(help="How many images, at least 64.")] = 800,
     snr: Annotated[float, Parameter(help="mean(clean²) / noise variance, clean after the CTF.")] = 0.05,
     device: Device = "auto",
     overwrite: Overwrite = False,

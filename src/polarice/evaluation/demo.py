@@ -10,6 +10,7 @@ from typing import Any
 
 from ..denoising import DenoiseSettings, denoise_stack, prepare_output
 from ..devices import resolve_device
+from ..errors import PolariceError
 from ..models import find_weights
 from ..simulation import example_structure, simulate
 from .evaluate import evaluate
@@ -21,6 +22,8 @@ Progress = Callable[[str, int, int], None]
 
 # A single-image network first, for comparison.
 _MODELS = ("unet-64", "polar-transformer-64")
+
+_FEWEST = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def run_demo(
     out : path-like
         Folder to write.
     particles : int
+        At least 64, so that each half has neighbours enough.
     snr : float
         mean(clean²) / noise variance.
     device : str
@@ -65,10 +69,12 @@ def run_demo(
     Raises
     ------
     PolariceError
-        The models are not there, or the device or the output folder cannot be used.
+        Too few particles, the models are not there, or the device or the output folder cannot be used.
     """
     out = Path(out)
     prepare_output(out, overwrite)
+    if particles < _FEWEST:
+        raise PolariceError(f"the demonstration needs at least {_FEWEST} particles, not {particles}")
     resolve_device(device)
     for name in _MODELS:
         find_weights(name)

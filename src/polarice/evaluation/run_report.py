@@ -191,7 +191,7 @@ def _gallery(
     return Gallery(tuple(f"row {row + 1}" for row in rows), tuple(table))
 
 
-def _turned(images: Tensor, angles_deg: Tensor) -> Tensor:
+def turned(images: Tensor, angles_deg: Tensor) -> Tensor:
     """Images (n, y, x) turned about the origin pixel, from x towards y."""
     size = images.shape[-1]
     angle = torch.deg2rad(angles_deg)
@@ -224,8 +224,8 @@ def _neighbourhoods(
         places = places[np.argsort(-result.weights[row, places], kind="stable")][:8]
         partners = result.neighbours[row, places]
         angles = result.angles_deg[row, places]
-        turned = _turned(model_images(result, source, partners), torch.from_numpy(angles))
-        views = low_pass(turned, pixel).numpy()
+        aligned = turned(model_images(result, source, partners), torch.from_numpy(angles))
+        views = low_pass(aligned, pixel).numpy()
         query = low_pass(model_images(result, source, np.array([row])), pixel)[0].numpy()
         found.append(
             Neighbourhood(
