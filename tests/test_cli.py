@@ -1,6 +1,7 @@
 """Every command, as it is called: what it prints where, and with which status it ends."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -131,6 +132,16 @@ def test_as_a_program() -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"] == ["absent.star: the file does not exist."]
     assert done.stderr == ""
+
+
+def test_a_reader_that_has_left(example_stack: SimulationResult) -> None:
+    """As in ``polarice info ... | head``: no traceback, and no status of success."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from polarice.cli import main; main()", "info", example_stack.particles]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_version_and_help(run: Run) -> None:

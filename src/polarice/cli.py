@@ -342,6 +342,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     """
     try:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         _fail(f"{error} See `polarice --help`.")
     except PolariceError as error:
