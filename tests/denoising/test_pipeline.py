@@ -18,7 +18,7 @@ from polarice.denoising import (
     denoise_stack,
     effective_neighbours,
     graph,
-    pipeline,
+    run,
 )
 from polarice.imaging import fourier_resample
 from polarice.particles import ParticleStack
@@ -191,7 +191,7 @@ def test_half_sets_share_no_bit(
 
     # Were batches filled up from the other half, these sizes would show it in the last bits.
     monkeypatch.setattr(graph, "_BATCH", 20)
-    monkeypatch.setattr(pipeline, "_BATCH", 7)
+    monkeypatch.setattr(run, "_BATCH", 7)
     settings = replace(jointly, contrast="bright")
     results = [
         denoise_stack(star, tmp_path / name, settings)

@@ -120,7 +120,7 @@ def test_real_corpus(shared_data: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(StructureError, match=r"absent\.npz: no such bank\. make one"):
+    with pytest.raises(StructureError, match=r"absent\.npz: no such bank\. Make one"):
         StructureBank.load(tmp_path / "absent.npz")
 
 

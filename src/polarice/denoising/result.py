@@ -69,6 +69,9 @@ class DenoiseResult:
     weights, angles_deg : ndarray, shape (n, k), or None
         Weight of each neighbour, and how far it must be turned (from x towards y) to lie upon the
         particle.
+    gains : ndarray, shape (n,)
+        Factor that brought each denoised image to the data's grey scale, one for each half set; 1 where
+        the CTF is not known.
     seconds : dict
         Time of each stage.
     notices : tuple of str
@@ -85,6 +88,7 @@ class DenoiseResult:
     neighbours: NDArray[np.int64] | None
     weights: NDArray[np.float32] | None
     angles_deg: NDArray[np.float32] | None
+    gains: NDArray[np.float32]
     seconds: dict[str, float]
     notices: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
@@ -106,6 +110,7 @@ class DenoiseResult:
             "contrast": self.preprocessor.contrast,
             "contrast_z": round(self.found.contrast_z, 2),
             "phase_flipped": self.preprocessor.phase_flip,
+            "grey_scale_gains": sorted({round(float(gain), 4) for gain in self.gains}),
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
             "images_per_s": round(len(self.found.statistics) / sum(self.seconds.values()), 1),
             "notices": list(self.notices),

@@ -97,6 +97,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata={"polarice": json.dumps(asdict(card))})
+    # safetensors makes files that only their owner may read.
+    partial.chmod(0o644)
     partial.rename(path)
 
 

@@ -26,7 +26,9 @@ __all__ = ["SamplerConfig", "SetBatch", "SetSampler"]
 _MOST_ATOMS = 4096
 _MASK_EDGE_PX = 4.0
 _MASKED_TIGHTLY = 0.3
-_OPPOSITE = 0.3
+_OPPOSITE = 0.25
+_NEAR = 0.35
+_NEAR_RANGE_DEG = 45.0
 
 
 @dataclass(frozen=True)
@@ -274,12 +276,17 @@ def _view_set(config: SamplerConfig, generator: torch.Generator) -> Tensor:
     elif kind == 2:
         strangers = torch.rand((), generator=generator) * config.max_strangers
         is_stranger = torch.arange(size) >= size - int(strangers * size)
-        # The view from the other side is the mirror image: the stranger that is easiest to mistake.
-        is_opposite = is_stranger & (torch.rand(size, generator=generator) < _OPPOSITE)
-        views = torch.where(is_stranger & ~is_opposite, torch.arange(size), views)
+        # What a search returns by mistake is rarely just any view: it may be a mirror image, which is
+        # the view from the other side, or a view not far away.
+        lot = torch.rand(size, generator=generator)
+        is_opposite = is_stranger & (lot < _OPPOSITE)
+        is_near = is_stranger & ~is_opposite & (lot < _OPPOSITE + _NEAR)
+        views = torch.where(is_stranger & ~is_opposite & ~is_near, torch.arange(size), views)
         limit = config.max_angle_deg * torch.rand((), generator=generator)
         # Uniform over the cap of that radius, which at these angles is flat.
-        wobble_deg = limit * torch.rand(size, generator=generator).sqrt() * (~is_stranger | is_opposite)
+        wobble_deg = limit * torch.rand(size, generator=generator).sqrt()
+        near_deg = config.max_angle_deg + _NEAR_RANGE_DEG * torch.rand(size, generator=generator)
+        wobble_deg = torch.where(is_near, near_deg, wobble_deg)
     base = random_rotations(size, generator)[views]
     azimuth = 2 * math.pi * torch.rand(size, generator=generator)
     in_plane = 2 * math.pi * torch.rand(size, generator=generator)
