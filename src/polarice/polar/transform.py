@@ -190,7 +190,7 @@ class PolarTransform(nn.Module):
         filtered = torch.fft.irfft(torch.view_as_complex(spectrum.contiguous()), n=self.grid.n_angles)
         return self.adjoint(filtered)
 
-    def inverse_cg(self, polar: Tensor, *, steps: int = 60, regulariser: float = 1e-5) -> Tensor:
+    def inverse_cg(self, polar: Tensor, *, steps: int = 60, regulariser: float = 1e-4) -> Tensor:
         """Inverse by conjugate gradients on (PᵀP + λ) x = Pᵀ z.
 
         Parameters
