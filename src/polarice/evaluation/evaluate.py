@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polarice.errors import PolariceError
-from polarice.particles import ParticleStack
-
+from ..errors import PolariceError
+from ..particles import ParticleStack
 from .metrics import SSIM_WINDOW_PX, frc_resolution_A, psnr, ring_products, ssim
 
 __all__ = ["evaluate", "require_correspondence"]

@@ -22,8 +22,7 @@ from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from polarice.imaging import fourier_resample
-
+from ..imaging import fourier_resample
 from .content import AngleProfile, AttentionMap, Floats, Gallery, Histogram, RadialCurve, RadialCurves
 
 __all__ = [

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from polarice.imaging import frequency_grid
+from ..imaging import frequency_grid
 
 __all__ = [
     "best_linear_scale",

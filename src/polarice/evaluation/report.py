@@ -6,8 +6,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from polarice.errors import OutputError
-
+from ..errors import OutputError
 from .content import ReportContent
 from .sections import Section, sections, text
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polarice.errors import PolariceError
-
+from ..errors import PolariceError
 from .stack import ParticleStack
 
 __all__ = ["describe", "format_description"]

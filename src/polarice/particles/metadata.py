@@ -15,10 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from polarice.conventions import euler_to_matrix
-from polarice.errors import ParticleFileError
-from polarice.imaging import CTF
-
+from ..conventions import euler_to_matrix
+from ..errors import ParticleFileError
+from ..imaging import CTF
 from .star import StarTable
 
 __all__ = ["ParticleMetadata"]

@@ -19,7 +19,7 @@ import numpy as np
 from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import ArrayLike, NDArray
 
-from polarice.errors import ParticleFileError
+from ..errors import ParticleFileError
 
 __all__ = ["MrcHeader", "MrcReader", "read_header"]
 

@@ -12,8 +12,7 @@ import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import ArrayLike, NDArray
 
-from polarice.errors import OutputError
-
+from ..errors import OutputError
 from .mrc import HEADER_BYTES
 
 __all__ = ["MrcStackWriter"]

@@ -7,8 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from polarice.errors import ParticleFileError, PolariceError
-
+from ..errors import ParticleFileError, PolariceError
 from .stack import ParticleStack
 
 __all__ = ["find_problems"]

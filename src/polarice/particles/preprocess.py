@@ -14,9 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from polarice.errors import ParticleFileError, PolariceError
-from polarice.imaging import CTF, fourier_resample, phase_flip, soft_disc
-
+from ..errors import ParticleFileError, PolariceError
+from ..imaging import CTF, fourier_resample, phase_flip, soft_disc
 from .scan import Contrast, ImageStatistics, StackScan
 from .stack import ParticleStack
 

@@ -19,9 +19,8 @@ from scipy.special import stdtr
 from scipy.stats import norm
 from torch import Tensor
 
-from polarice.errors import ParticleFileError
-from polarice.imaging import CTF, filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
-
+from ..errors import ParticleFileError
+from ..imaging import CTF, filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
 from .stack import ParticleStack
 
 __all__ = ["Contrast", "ImageStatistics", "StackScan", "contrast_scores", "judge_contrast", "measure", "scan"]

@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polarice.errors import ParticleFileError, PolariceError
-
+from ..errors import ParticleFileError, PolariceError
 from .image_names import ImageNames, StackLocator, parse_image_names
 from .metadata import ParticleMetadata, find_particle_table
 from .mrc import MrcHeader, MrcReader, read_header

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from gemmi import cif
 
-from polarice.errors import OutputError, ParticleFileError
+from ..errors import OutputError, ParticleFileError
 
 __all__ = ["StarTable", "format_values", "read_star", "write_star"]
 

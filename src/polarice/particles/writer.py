@@ -14,8 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from polarice.errors import OutputError
-
+from ..errors import OutputError
 from .mrc_writer import MrcStackWriter
 from .stack import ParticleStack
 from .star import StarTable, format_values, write_star

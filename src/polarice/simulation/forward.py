@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polarice.conventions import matrix_to_euler
-from polarice.imaging import CTF, filter_images, shift_images
-
+from ..conventions import matrix_to_euler
+from ..imaging import CTF, filter_images, shift_images
 from .noise import item_generator
 from .projection import Projector
 from .settings import SimulationSettings

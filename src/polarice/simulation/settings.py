@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from polarice.errors import PolariceError
+from ..errors import PolariceError
 
 __all__ = ["SimulationSettings"]
 

@@ -10,9 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from polarice.errors import OutputError, PolariceError
-from polarice.particles import ParticleWriter
-
+from ..errors import OutputError, PolariceError
+from ..particles import ParticleWriter
 from .forward import SimulatedStack
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator
 from .settings import SimulationSettings

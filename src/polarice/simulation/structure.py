@@ -10,7 +10,7 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from polarice.errors import StructureError
+from ..errors import StructureError
 
 __all__ = ["Structure", "read_structure"]
 

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from polarice.conventions import random_rotations
-
+from ..conventions import random_rotations
 from .noise import item_generator
 
 __all__ = ["uniform_views", "view_sets"]

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polarice.errors import StructureError
-
+from ..errors import StructureError
 from .structure import Structure
 
 __all__ = ["Volume", "density_from_structure", "read_map", "resample_volume", "write_map"]

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from polarice.errors import OutputError
+from ..errors import OutputError
 
 __all__ = ["training_curves"]
 
