@@ -99,7 +99,10 @@ class StackRun:
         if self.preprocessor.phase_flip:
             for half in np.unique(halves):
                 members = np.flatnonzero(halves == half)
-                gains[members] = self.gain(network, members[:: max(1, len(members) // _SAMPLE)][:_SAMPLE])
+                sample = members[:: max(1, len(members) // _SAMPLE)][:_SAMPLE]
+                gains[members] = self.gain(
+                    lambda images: torch.cat([network(part) for part in images.split(_BATCH)]), sample
+                )
         for rows, images in self.normalised():
             with timed(self.seconds, "denoise"):
                 denoised = network(images)
