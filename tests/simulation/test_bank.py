@@ -186,6 +186,6 @@ def test_build_from_nothing(tmp_path: Path) -> None:
         build_bank(tmp_path / "absent", tmp_path / "out.npz")
     source = tmp_path / "in"
     source.mkdir()
-    with pytest.raises(StructureError, match=r"no structure could be read\. give a folder of PDB or mmCIF"):
+    with pytest.raises(StructureError, match=r"no structure could be read\. Give a folder of PDB or mmCIF"):
         build_bank(source, tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
