@@ -18,6 +18,7 @@ from polarice.errors import (
     PolariceError,
     PreflightError,
 )
+from polarice.models import ModelCard, build_model, save_model
 from polarice.simulation import SimulationResult
 
 Altered = Callable[..., Path]
@@ -187,6 +188,17 @@ def test_absent_device(
 def test_unknown_model(example_stack: SimulationResult, jointly: DenoiseSettings, tmp_path: Path) -> None:
     error = fails(example_stack.particles, replace(jointly, model="best-128"), tmp_path, ModelError)
     assert "best-128" in str(error)
+
+
+def test_a_joint_network_that_finds_no_neighbours(
+    example_stack: SimulationResult, jointly: DenoiseSettings, tmp_path: Path
+) -> None:
+    config = {"box": 16, "grid": "compact", "before": 1, "match": 1, "after": 1}
+    network = build_model("paper-polar-transformer", config)
+    weights = tmp_path / "paper.safetensors"
+    save_model(weights, network, ModelCard("paper-polar-transformer", config))
+    error = fails(example_stack.particles, replace(jointly, model=str(weights)), tmp_path, ModelError)
+    assert "no embedding" in str(error)
 
 
 def test_a_file_that_is_no_model(

@@ -71,7 +71,9 @@ def test_a_joint_run_leaves_everything(joint_run: DenoiseResult, example_stack: 
     confidence = joint_run.weights.sum(1)
     assert written["figures"]["mean_confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
     assert 0.01 < confidence.mean() <= 1
-    assert joint_run.notices == ()
+    # An untrained network's images have no grey scale that the data could confirm, and that is said.
+    (notice,) = joint_run.notices
+    assert "grey scale was not measured, because that is too uncertain" in notice
 
 
 def test_output_star_is_the_input_with_three_columns_more(
@@ -303,6 +305,8 @@ def test_a_bare_stack_with_a_pixel_size(
     assert len(denoised) == 48
     assert denoised.pixel_size_A == 3.0
     assert any("CTF is not complete" in notice for notice in result.notices)
+    assert any("needs a CTF to flip" in notice for notice in result.notices)
+    assert bool((result.gains == 1).all())
 
 
 def test_the_mask_hides_what_is_outside(

@@ -120,12 +120,13 @@ def test_what_is_not_known_is_not_said(altered: Altered, joint_weights: Path, tm
     star.write_text("\n".join(few) + "\n")
     settings = DenoiseSettings(model=str(joint_weights), neighbours=2, device="cpu")
     result = denoise_stack(star, tmp_path / "out", settings)
-    assert len(result.notices) == 4
+    assert len(result.notices) == 5
     _, words = read(run_report(tmp_path / "page.html", result))
     assert "bright protein assumed" in words
     assert "phases flipped" not in words
     assert "No half-set labels" in words
     assert "resampled" in words
+    assert "grey scale was not measured" in words
     assert "row 5" in words
 
 

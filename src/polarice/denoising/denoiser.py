@@ -87,7 +87,9 @@ class SetDenoiser:
         self.device = resolve_device(device)
         network = _network(model, self.device)
         if not isinstance(network, PolarTransformer):
-            raise ModelError("this network denoises single images", hint="use NetworkDenoiser")
+            single = not getattr(network, "jointly", False)
+            hint = "use NetworkDenoiser" if single else "call the network itself"
+            raise ModelError("this network is not a polar transformer of polarice's own", hint=hint)
         self.network = network
         self.box = network.box
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 import numpy as np
 
 from ..devices import resolve_device
+from ..errors import ModelError
+from ..files import whole
 from ..models import PolarTransformer, load_model
 from ..particles import (
     ParticleStack,
@@ -66,6 +68,9 @@ def denoise_stack(
     prepare_output(out, overwrite)
     device = resolve_device(settings.device)
     network, card = load_model(settings.model, device)
+    if getattr(network, "jointly", False) and not isinstance(network, PolarTransformer):
+        reason = f"a {card.architecture} has no embedding that could find neighbours in a stack"
+        raise ModelError(reason, hint="use a polar-transformer")
     stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
     check(stack, settings, jointly=isinstance(network, PolarTransformer))
     require_room(out, stack, network)
@@ -104,6 +109,12 @@ def denoise_stack(
             )
         else:
             gains = runner.singly(network, writer)
+    if bool((gains == 1).any()):
+        why = "is too uncertain" if preprocessor.phase_flip else "needs a CTF to flip"
+        notices.append(
+            f"The grey scale was not measured, because that {why}: "
+            "the amplitudes are the network's own guess, the shapes are surer."
+        )
     files = {str(writer.star_path): "denoised particles", str(writer.stack_path): "their images"}
     if neighbours is not None and weights is not None and angles is not None:
         table = out / "neighbours.npz"
@@ -127,9 +138,8 @@ def denoise_stack(
     configuration = out / "denoise.json"
     files[str(configuration)] = "resolved configuration and figures"
     text = json.dumps({"configuration": result.configuration(), "figures": result.summary()}, indent=1)
-    partial = configuration.with_name("denoise.json.partial")
-    partial.write_text(text)
-    partial.rename(configuration)
+    with whole(configuration) as partial:
+        partial.write_text(text)
     return result
 
 
@@ -157,7 +167,5 @@ def _notices(stack: ParticleStack, box: int) -> list[str]:
 
 
 def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.rename(path)

@@ -22,6 +22,7 @@ from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from ..files import whole
 from ..imaging import fourier_resample
 from .content import AngleProfile, AttentionMap, Floats, Gallery, Histogram, RadialCurve, RadialCurves
 
@@ -113,9 +114,8 @@ def gallery_picture(path: str | Path, gallery: Gallery) -> None:
                 if column == 0:
                     label = row.label.replace(" by ", "\nby ")
                     axes.set_ylabel(label, rotation=0, ha="right", va="center")
-        partial = Path(path).with_name(Path(path).name + ".partial")
-        figure.savefig(partial, dpi=DOTS_PER_INCH // 2, format="png")
-        partial.rename(path)
+        with whole(path) as partial:
+            figure.savefig(partial, dpi=DOTS_PER_INCH // 2, format="png")
 
 
 def gain_chart(radial: RadialCurves) -> Chart:

@@ -8,9 +8,12 @@ from torch.nn import functional
 
 from ..polar import ConditionedAngularConv
 
-__all__ = ["GainHead", "PolarBlock", "PolarUNet", "angular_products"]
+__all__ = ["REGULARISER", "GainHead", "PolarBlock", "PolarUNet", "angular_products"]
 
 _GROUPS = 4
+
+# Of the inverse polar transform: damps what a network leaves where there is next to no signal.
+REGULARISER = 1e-2
 
 
 def angular_products(*polar: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..polar import PolarGrid, PolarTransform
-from .layers import GainHead, PolarUNet, angular_products
-from .polar_transformer import REGULARISER
+from .layers import REGULARISER, GainHead, PolarUNet, angular_products
 
 __all__ = ["PolarCNN", "PolarCNNConfig"]
 

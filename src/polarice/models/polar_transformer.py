@@ -20,10 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..polar import AttentionResult, PolarGrid, PolarTransform, angular_attention
-from .layers import GainHead, PolarUNet, angular_products
-
-# Damps what the network leaves at frequencies where there is next to no signal.
-REGULARISER = 1e-2
+from .layers import REGULARISER, GainHead, PolarUNet, angular_products
 
 __all__ = ["ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
 

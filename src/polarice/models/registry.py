@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import ModelError
+from ..files import whole
 from .paper import PaperConfig, PaperPolarCNN, PaperPolarTransformer
 from .polar_cnn import PolarCNN, PolarCNNConfig
 from .polar_transformer import PolarTransformer, PolarTransformerConfig
@@ -95,11 +96,10 @@ def build_model(architecture: str, config: Mapping[str, Any]) -> nn.Module:
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write weights and card as one safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"polarice": json.dumps(asdict(card))})
-    # safetensors makes files that only their owner may read.
-    partial.chmod(0o644)
-    partial.rename(path)
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata={"polarice": json.dumps(asdict(card))})
+        # safetensors makes files that only their owner may read.
+        partial.chmod(0o644)
 
 
 def shipped_models() -> dict[str, Path]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PolariceError, StructureError
+from ..files import whole
 from .structure import Structure, read_structure
 
 __all__ = ["StructureBank", "build_bank"]
@@ -88,8 +89,7 @@ class StructureBank:
 
     def save(self, path: Path) -> None:
         """Write as ``.npz``, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 names=np.array(self.names),
@@ -97,7 +97,6 @@ class StructureBank:
                 coordinates=self.coordinates,
                 atomic_numbers=self.atomic_numbers,
             )
-        partial.rename(path)
 
     @classmethod
     def load(cls, path: Path) -> StructureBank:

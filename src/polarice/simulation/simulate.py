@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import OutputError, PolariceError
+from ..files import whole
 from ..particles import ParticleWriter
 from .forward import SimulatedStack
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator
@@ -171,9 +172,8 @@ def simulate(
             "grey_scale": scale,
             "polarice": version("polarice"),
         }
-        partial = folder / "simulation.json.partial"
-        partial.write_text(json.dumps(chosen, indent=2) + "\n")
-        partial.replace(folder / "simulation.json")
+        with whole(folder / "simulation.json") as partial:
+            partial.write_text(json.dumps(chosen, indent=2) + "\n")
     except OSError as problem:
         raise OutputError(f"the folder cannot be written: {problem}", path=folder) from problem
     return SimulationResult(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..devices import resolve_device
 from ..errors import OutputError, RecipeError
+from ..files import whole
 from ..models.registry import ModelCard, build_model, save_model
 from ..simulation.bank import StructureBank
 from ..simulation.sampler import SamplerConfig, SetBatch, SetSampler
@@ -171,18 +172,16 @@ class _Trainer:
             "recent": self.recent,
             "recipe": self.recipe.to_tables(),
         }
-        partial = self.out / "checkpoint.pt.partial"
-        torch.save(state, partial)
-        partial.rename(self.out / "checkpoint.pt")
+        with whole(self.out / "checkpoint.pt") as partial:
+            torch.save(state, partial)
         figures = {"images_seen": self.images, "training_hours": round(self.seconds / 3600, 3)}
         last = {k: v for k, v in self.history[-1].items() if k in self.validation} if self.history else {}
         card = ModelCard(
             self.recipe.architecture, self.recipe.model, self.recipe.to_tables(), {**figures, **last}
         )
         save_model(self.out / "weights.safetensors", self.average, card)
-        partial = self.out / "history.json.partial"
-        partial.write_text(json.dumps(self.history, indent=1))
-        partial.rename(self.out / "history.json")
+        with whole(self.out / "history.json") as partial:
+            partial.write_text(json.dumps(self.history, indent=1))
         if self.history:
             names = ("relative_mse", *self.validation)
             errors = {name: [(entry["images"], entry[name]) for entry in self.history] for name in names}
