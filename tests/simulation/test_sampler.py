@@ -237,7 +237,7 @@ def test_diameter_and_blur_are_in_range(dumbbell: StructureBank) -> None:
         solution = torch.linalg.lstsq(torch.stack([x, torch.ones(8)], -1), y[:, None]).solution
         diameters.append(2 * math.sqrt(float(solution[0])) / 64)
         blurs.append(math.sqrt(float(solution[1]) / 2))
-    assert 0.29 < min(diameters) < 0.35
+    assert 0.28 < min(diameters) < 0.35
     assert 0.65 < max(diameters) < 0.71
     assert 0.9 < min(blurs) < 1.1
     assert 1.4 < max(blurs) < 1.55

@@ -81,7 +81,7 @@ class PaperPolarCNN(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
         """Denoise images (b, y, x), each alone."""
         polar = self.head(self.stack(self.transform(images)[:, None]))
         return self.transform.inverse_fourier(polar[:, 0])
@@ -113,7 +113,9 @@ class PaperPolarTransformer(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> SetOutput:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
+    ) -> SetOutput:
         """Denoise sets (s, k, y, x); ``mask`` (s, k, k) is true where the first may use the second."""
         sets = images.shape[:2]
         features = self.before(self.transform(images).flatten(0, 1)[:, None])

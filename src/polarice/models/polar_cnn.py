@@ -63,7 +63,7 @@ class PolarCNN(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
         """Denoise images (b, y, x), each alone."""
         noise = self.transform.noise_std[:, None]
         polar = (self.transform(images) / noise)[:, None]

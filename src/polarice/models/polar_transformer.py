@@ -166,7 +166,9 @@ class PolarTransformer(nn.Module):
         unflattened: Tensor = images.unflatten(0, leading)
         return unflattened
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> SetOutput:
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
+    ) -> SetOutput:
         """Denoise sets.
 
         Parameters

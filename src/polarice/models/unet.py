@@ -78,7 +78,7 @@ class UNet(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
         """Denoise images (b, y, x), each alone."""
         x = images[:, None]
         features: list[Tensor] = []
@@ -165,7 +165,7 @@ class DnCNN(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
         """Denoise images (b, y, x), each alone."""
         out: Tensor = self.layers(images[:, None])
         return out[:, 0].float()

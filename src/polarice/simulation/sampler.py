@@ -62,6 +62,13 @@ class SamplerConfig:
         Range of the defocus, Å.
     max_shift_px : float
         Largest displacement of a particle from the centre, in pixels.
+    centred : float
+        Fraction of the sets without displacements.
+    poissonicity : float
+        Grey value of one electron in units of the noise's standard deviation (paper, appendix G); 0 for
+        Gaussian noise.
+    empty : float
+        Fraction of the sets that show noise alone, so that a network learns to draw nothing there.
     crowded : float
         Fraction of the sets that have other particles at the edge of the box.
     divided : float
@@ -82,7 +89,10 @@ class SamplerConfig:
     blur_px: tuple[float, float] = (0.45, 1.2)
     ctf: float = 0.75
     defocus_A: tuple[float, float] = (8000.0, 30000.0)
-    max_shift_px: float = 2.0
+    max_shift_px: float = 8.0
+    centred: float = 0.0
+    poissonicity: float = 0.0
+    empty: float = 0.0
     crowded: float = 0.25
     divided: float = 0.5
 
@@ -101,6 +111,8 @@ class SetBatch(NamedTuple):
     snr : Tensor, shape (s,)
     mask : Tensor of bool, shape (s, k, k)
         True where the first image may use the second.
+    ctf : Tensor, shape (s, k, y, x // 2 + 1)
+        Magnitude of each image's CTF on the half spectrum.
     """
 
     noisy: Tensor
@@ -109,6 +121,7 @@ class SetBatch(NamedTuple):
     shifts_px: Tensor
     snr: Tensor
     mask: Tensor
+    ctf: Tensor
 
 
 class SetSampler:
@@ -162,6 +175,10 @@ class SetSampler:
         low, high = config.snr
         angle = uniform(0, 2 * math.pi, size)
         distance = config.max_shift_px * uniform(0, 1, size).sqrt()
+        if uniform(0, 1) < config.centred:
+            distance = 0 * distance
+        if uniform(0, 1) < config.empty:
+            weight = 0 * weight
         # A user may mask tightly: now and then the disc is smaller than the box.
         tightest = torch.minimum(diameter_px / 2 + config.max_shift_px + _MASK_EDGE_PX, torch.tensor(half))
         loosen = torch.where(uniform(0, 1) < _MASKED_TIGHTLY, uniform(0, 1), torch.ones(()))
@@ -217,12 +234,22 @@ class SetSampler:
         images, neighbours = images.view(shape), neighbours.view(shape)
         clean = torch.fft.irfft2(spectra, s=(box, box)).view(shape)
         power = images.square().mean((1, 2, 3), keepdim=True)
-        scale = (plan["snr"][:, None, None, None] / power).sqrt()
-        noise = torch.stack([self._noise(p["noise_seed"], shape[1:]) for p in plans])
+        empty = power == 0
+        scale = (plan["snr"][:, None, None, None] / power.masked_fill(empty, 1)).sqrt()
+        signal = (images + neighbours) * scale
+        observed = torch.stack(
+            [self._observe(x, p["noise_seed"]) for x, p in zip(signal, plans, strict=True)]
+        )
         discs = torch.stack([soft_disc(box, float(p["mask"]), _MASK_EDGE_PX) for p in plans])
-        noisy = ((images + neighbours) * scale + noise) * discs[:, None].to(self.device)
-        mask = plan["part"][:, :, None] == plan["part"][:, None]
-        return SetBatch(noisy, clean * scale, plan["rotations"], plan["shifts"], plan["snr"], mask)
+        return SetBatch(
+            noisy=observed * discs[:, None].to(self.device),
+            clean=clean * scale,
+            rotations=plan["rotations"],
+            shifts_px=plan["shifts"],
+            snr=plan["snr"].masked_fill(empty.flatten(), 0),
+            mask=plan["part"][:, :, None] == plan["part"][:, None],
+            ctf=ctf.view(sets, size, box, -1),
+        )
 
     def _ctf(self, plan: dict[str, Tensor], pixel_A: Tensor) -> Tensor:
         """Half-spectrum CTFs, one where a set has none."""
@@ -240,9 +267,15 @@ class SetSampler:
         ).evaluate(self.config.box, pixel_A)
         return torch.where(column["has_ctf"][:, None, None] > 0, ctf, torch.ones_like(ctf))
 
-    def _noise(self, seed: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _observe(self, signal: Tensor, seed: Tensor) -> Tensor:
+        """Signals (k, y, x) with noise of standard deviation 1."""
         generator = torch.Generator(self.device).manual_seed(int(seed))
-        return torch.randn(shape, generator=generator, device=self.device)
+        if self.config.poissonicity == 0:
+            return signal + torch.randn(signal.shape, generator=generator, device=self.device)
+        # An electron is worth the poissonicity, so the background's variance is one.
+        electron = self.config.poissonicity
+        rate = (electron**-2 - signal / electron).clamp_min(0)
+        return electron * (electron**-2 - torch.poisson(rate, generator=generator))
 
 
 def _mix(seed: int, index: int) -> int:

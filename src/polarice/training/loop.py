@@ -50,9 +50,9 @@ def denoise_batch(model: nn.Module, batch: SetBatch) -> tuple[Tensor, Tensor | N
     embedding : Tensor, shape (s, k, e), or None from a single-image network
     """
     if getattr(model, "jointly", False):
-        output = model(batch.noisy, batch.mask)
+        output = model(batch.noisy, batch.mask, batch.ctf)
         return output.images, output.embedding
-    return model(batch.noisy.flatten(0, 1)).view_as(batch.noisy), None
+    return model(batch.noisy.flatten(0, 1), batch.ctf.flatten(0, 1)).view_as(batch.noisy), None
 
 
 def validation_samplers(
