@@ -234,10 +234,12 @@ def test_diameter_and_blur_are_in_range(dumbbell: StructureBank) -> None:
     projected = batch.rotations[:, :, :2, 0].square().sum(-1)
     diameters, blurs = [], []
     for y, x in zip(moment, projected, strict=True):
+        if float(x.std()) < 0.25:  # views too much alike to tell the two apart
+            continue
         solution = torch.linalg.lstsq(torch.stack([x, torch.ones(8)], -1), y[:, None]).solution
         diameters.append(2 * math.sqrt(float(solution[0])) / 64)
         blurs.append(math.sqrt(float(solution[1]) / 2))
-    assert 0.28 < min(diameters) < 0.35
+    assert 0.29 < min(diameters) < 0.35
     assert 0.65 < max(diameters) < 0.71
     assert 0.9 < min(blurs) < 1.1
     assert 1.4 < max(blurs) < 1.55
