@@ -33,6 +33,7 @@ __all__ = [
     "Theme",
     "angle_chart",
     "attention_chart",
+    "chart_style",
     "frc_chart",
     "gain_chart",
     "gallery_picture",
@@ -234,35 +235,39 @@ def _plain(words: str) -> str:
     return words.replace("$", r"\$")
 
 
+def chart_style(theme: Theme) -> dict[str, Any]:
+    """Settings for `matplotlib.rc_context` that every chart is drawn with."""
+    return {
+        "font.size": 9,
+        "axes.labelcolor": theme.ink,
+        "xtick.color": theme.ink,
+        "ytick.color": theme.ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "ytick.minor.size": 0,
+        "axes.edgecolor": theme.quiet,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": theme.quiet,
+        "grid.linewidth": 0.4,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "legend.labelcolor": theme.ink,
+        "figure.facecolor": theme.paper,
+        "axes.facecolor": theme.paper,
+        "figure.constrained_layout.use": True,
+    }
+
+
 def _chart(draw: Callable[[Axes, Theme], None]) -> Chart:
     """Draw on light and on dark paper, without pyplot's global state."""
     pages = []
     for theme in (LIGHT, DARK):
-        style: Any = {
-            "font.size": 9,
-            "axes.labelcolor": theme.ink,
-            "xtick.color": theme.ink,
-            "ytick.color": theme.ink,
-            "xtick.major.size": 0,
-            "ytick.major.size": 0,
-            "ytick.minor.size": 0,
-            "axes.edgecolor": theme.quiet,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.spines.left": False,
-            "axes.grid": True,
-            "axes.grid.axis": "y",
-            "axes.axisbelow": True,
-            "grid.color": theme.quiet,
-            "grid.linewidth": 0.4,
-            "legend.frameon": False,
-            "legend.handlelength": 1.4,
-            "legend.labelcolor": theme.ink,
-            "figure.facecolor": theme.paper,
-            "axes.facecolor": theme.paper,
-            "figure.constrained_layout.use": True,
-        }
-        with rc_context(style):
+        with rc_context(chart_style(theme)):
             figure = Figure(figsize=(CHART_WIDTH_IN, CHART_HEIGHT_IN))
             draw(figure.add_subplot(), theme)
             buffer = io.BytesIO()
