@@ -25,6 +25,8 @@ app = App(
 )
 bank_app = App(name="bank", help="Banks of structures to train on.")
 app.command(bank_app)
+benchmark_app = App(name="benchmark", help="Measure models side by side on structures they have not seen.")
+app.command(benchmark_app)
 
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or mps; never a silent fallback.")]
 Overwrite = Annotated[bool, Parameter(help="Write into a folder that is not empty.", negative="")]
