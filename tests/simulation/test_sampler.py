@@ -122,6 +122,31 @@ def test_directional_sets_show_one_view(bank: StructureBank) -> None:
     torch.testing.assert_close(power, power[:, :1].expand_as(power), rtol=0.02, atol=0)
 
 
+def test_given_orientations_change_nothing_else(bank: StructureBank) -> None:
+    sampler = SetSampler(bank, PLAIN)
+    drawn = sampler.batch(0, 2)
+    again = sampler.batch(0, 2, drawn.rotations)
+    assert all(torch.equal(one, other) for one, other in zip(drawn, again, strict=True))
+    # The other way round: the second set's molecule under the first set's views.
+    swapped = sampler.batch(0, 2, drawn.rotations.flip(0))
+    assert torch.equal(swapped.rotations, drawn.rotations.flip(0))
+    shared = (swapped.noisy - swapped.clean) - (drawn.noisy - drawn.clean)
+    inside = radius_grid(32) < 10
+    assert float((shared * inside).abs().max()) < 1e-5
+    assert not torch.allclose(swapped.clean, drawn.clean)
+
+
+def test_fraction_of_tight_masks(bank: StructureBank) -> None:
+    def covered(masked: float) -> Tensor:
+        config = replace(PLAIN, diameter=(0.4, 0.4), set_size=1, masked=masked)
+        return (SetSampler(bank, config).batch(0, 40).noisy != 0).float().mean((1, 2, 3))
+
+    assert covered(0.0).unique().numel() == 1
+    tight = covered(1.0)
+    assert tight.unique().numel() > 5
+    assert bool((tight <= covered(0.0)).all())
+
+
 def test_general_sets_show_several_views_in_equal_shares(bank: StructureBank) -> None:
     config = replace(PLAIN, box=8, set_size=12, directional=0.0, general=1.0, general_views=4)
     seen = set()

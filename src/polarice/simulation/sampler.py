@@ -25,7 +25,6 @@ __all__ = ["SamplerConfig", "SetBatch", "SetSampler"]
 
 _MOST_ATOMS = 4096
 _MASK_EDGE_PX = 4.0
-_MASKED_TIGHTLY = 0.3
 _OPPOSITE = 0.25
 _NEAR = 0.35
 _NEAR_RANGE_DEG = 45.0
@@ -71,6 +70,8 @@ class SamplerConfig:
         Fraction of the sets that show noise alone, so that a network learns to draw nothing there.
     crowded : float
         Fraction of the sets that have other particles at the edge of the box.
+    masked : float
+        Fraction of the sets whose disc is smaller than the box, as a user's mask may be.
     divided : float
         Fraction of the sets whose images may use only a part of the set: sets of every size, down to
         images that are alone.
@@ -94,6 +95,7 @@ class SamplerConfig:
     poissonicity: float = 0.0
     empty: float = 0.0
     crowded: float = 0.25
+    masked: float = 0.3
     divided: float = 0.5
 
 
@@ -146,10 +148,19 @@ class SetSampler:
         self._coordinates = torch.from_numpy(np.ascontiguousarray(bank.coordinates))
         self._weights = element_weights(torch.from_numpy(np.ascontiguousarray(bank.atomic_numbers)))
 
-    def batch(self, first: int, n: int) -> SetBatch:
-        """Sets ``first`` to ``first + n - 1``."""
+    def batch(self, first: int, n: int, rotations: Tensor | None = None) -> SetBatch:
+        """Sets ``first`` to ``first + n - 1``.
+
+        Parameters
+        ----------
+        first, n : int
+        rotations : Tensor, shape (n, k, 3, 3), optional
+            Orientations to show instead of those that would be drawn; nothing else changes.
+        """
         seeds = [_mix(self.seed, first + i) for i in range(n)]
         plans = [self._plan(torch.Generator().manual_seed(seed)) for seed in seeds]
+        if rotations is not None:
+            plans = [{**plan, "rotations": given} for plan, given in zip(plans, rotations, strict=True)]
         return self._render(plans)
 
     def _plan(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -181,7 +192,7 @@ class SetSampler:
             weight = 0 * weight
         # A user may mask tightly: now and then the disc is smaller than the box.
         tightest = torch.minimum(diameter_px / 2 + config.max_shift_px + _MASK_EDGE_PX, torch.tensor(half))
-        loosen = torch.where(uniform(0, 1) < _MASKED_TIGHTLY, uniform(0, 1), torch.ones(()))
+        loosen = torch.where(uniform(0, 1) < config.masked, uniform(0, 1), torch.ones(()))
         neighbour_angle = uniform(0, 2 * math.pi, size)
         neighbour_px = diameter_px * uniform(0.85, 1.3, size)
         if uniform(0, 1) >= config.crowded:
