@@ -1,5 +1,13 @@
 """From noisy particles to denoised ones: single images, sets, and whole stacks."""
 
+from .classical import (
+    ClassAverage,
+    aligned_sums,
+    class_average,
+    in_each_frame,
+    signal_power,
+    wiener_filter,
+)
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult, in_plane_angles_deg
 from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
 from .neighbours import NOBODY, find_neighbours, groups_of
@@ -9,6 +17,7 @@ from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 
 __all__ = [
     "NOBODY",
+    "ClassAverage",
     "DenoiseResult",
     "DenoiseSettings",
     "Denoiser",
@@ -17,12 +26,17 @@ __all__ = [
     "NetworkDenoiser",
     "SetDenoiser",
     "SetResult",
+    "aligned_sums",
     "attend_graph",
+    "class_average",
     "denoise_stack",
     "effective_neighbours",
     "encode_stack",
     "find_neighbours",
     "groups_of",
+    "in_each_frame",
     "in_plane_angles_deg",
     "prepare_output",
+    "signal_power",
+    "wiener_filter",
 ]
