@@ -293,6 +293,48 @@ def evaluate(
     return 0
 
 
+@benchmark_app.command
+def attention(
+    bank: Annotated[Path, Parameter(help="A bank of structures that the model has not seen.")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder to write.")],
+    model: Annotated[
+        str, Parameter(help="A shipped joint model's name, or a weights file.")
+    ] = "polar-transformer-64",
+    structures: Annotated[
+        int | None, Parameter(help="How many, spread evenly over the bank; all by default.")
+    ] = None,
+    quick: Annotated[bool, Parameter(help="Ten structures, fewer sets and SNRs.", negative="")] = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Measure what a model's attention knows: in-plane angles, and which images show one view."""
+    from .evaluation import QUICK_DIAGNOSTICS, attention_table, benchmark_attention
+    from .simulation import StructureBank
+
+    console = (output or Output()).console()
+    given = StructureBank.load(bank)
+    if quick and structures is None:
+        structures = min(10, len(given))
+    with console.progress():
+        figures = benchmark_attention(
+            given,
+            out,
+            model=model,
+            settings=QUICK_DIAGNOSTICS if quick else None,
+            structures=structures,
+            device=device,
+            overwrite=overwrite,
+            progress=console.step,
+        )
+    console.say(attention_table(figures))
+    for file, what in figures["files"].items():
+        console.say(f"{what}: {file}")
+    console.finish(figures)
+    return 0
+
+
 @app.command
 def models(*, output: Output | None = None) -> int:
     """List the shipped weights with their cards, and the networks that can be trained."""

@@ -1,5 +1,14 @@
 """What came out: metrics against the truth, and the report page."""
 
+from .angles import (
+    angle_error_deg,
+    class_average_angles_deg,
+    correlation_angles_deg,
+    rotation_self_similarity,
+    true_angles_deg,
+)
+from .attention_benchmark import QUICK_DIAGNOSTICS, attention_table, benchmark_attention
+from .classes import adjusted_rand_index, attention_classes
 from .content import (
     AngleProfile,
     AttentionMap,
@@ -18,6 +27,7 @@ from .content import (
     StageTime,
 )
 from .demo import DemoResult, run_demo
+from .diagnostics import AttentionDiagnostics, DiagnosticSettings, diagnose_attention
 from .evaluate import evaluate, require_correspondence
 from .metrics import (
     best_linear_scale,
@@ -36,9 +46,12 @@ from .run_report import run_report
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = [
+    "QUICK_DIAGNOSTICS",
     "AngleProfile",
+    "AttentionDiagnostics",
     "AttentionMap",
     "DemoResult",
+    "DiagnosticSettings",
     "FileWritten",
     "Gallery",
     "GalleryRow",
@@ -52,7 +65,15 @@ __all__ = [
     "RadialCurves",
     "ReportContent",
     "StageTime",
+    "adjusted_rand_index",
+    "angle_error_deg",
+    "attention_classes",
+    "attention_table",
+    "benchmark_attention",
     "best_linear_scale",
+    "class_average_angles_deg",
+    "correlation_angles_deg",
+    "diagnose_attention",
     "evaluate",
     "evaluation_curves",
     "evaluation_figures",
@@ -65,9 +86,11 @@ __all__ = [
     "report_html",
     "require_correspondence",
     "ring_products",
+    "rotation_self_similarity",
     "run_demo",
     "run_report",
     "shell_gain",
     "ssim",
+    "true_angles_deg",
     "write_report",
 ]

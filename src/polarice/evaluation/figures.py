@@ -235,7 +235,7 @@ def _plain(words: str) -> str:
     return words.replace("$", r"\$")
 
 
-def chart_style(theme: Theme) -> dict[str, Any]:
+def chart_style(theme: Theme) -> Any:
     """Settings for `matplotlib.rc_context` that every chart is drawn with."""
     return {
         "font.size": 9,
