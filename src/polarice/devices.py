@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
 
 from .errors import DeviceError
 
-__all__ = ["resolve_device"]
+__all__ = ["keep_freed_memory", "resolve_device"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -33,3 +36,18 @@ def resolve_device(name: str = "auto") -> torch.device:
         there = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise DeviceError(f"the device {name} is absent", hint=f"this machine has {there}")
     return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to keep memory that is freed for the next tensor.
+
+    By default it hands large blocks back to the system and gets them anew, page by page, at every
+    operation: a third of the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)

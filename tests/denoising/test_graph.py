@@ -21,6 +21,12 @@ def images() -> Tensor:
     return (kinds.repeat(4, 1, 1) + torch.randn(12, 32, 32, generator=generator)).contiguous()
 
 
+def told(images: Tensor, batch: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of images, each with a CTF of its own."""
+    ctf = torch.linspace(0.5, 1, 32 * 17).reshape(32, 17)
+    return [(part, ctf.expand(len(part), -1, -1)) for part in images.split(batch)]
+
+
 def run(
     network: PolarTransformer,
     images: Tensor,
@@ -30,7 +36,7 @@ def run(
     encode_batch: int = 5,
 ) -> GraphResult:
     scratch.mkdir(exist_ok=True)
-    encoded = encode_stack(network, images.split(encode_batch), len(images), scratch, lambda done: None)
+    encoded = encode_stack(network, told(images, encode_batch), len(images), scratch, lambda done: None)
     if apart is None:
         apart = np.zeros(len(images), np.int64)
     result = attend_graph(network, encoded, neighbours, apart, scratch, CPU, lambda index, done: None)
@@ -51,7 +57,8 @@ def relative_error(found: NDArray[np.float32], true: NDArray[np.float32]) -> flo
 def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor, tmp_path: Path) -> None:
     """Two sets of six: as the network does them, but for storage in 16 bits."""
     result = run(tiny_network, images, complete(2, K), tmp_path)
-    sets = SetDenoiser(tiny_network, "cpu")(images.unflatten(0, (2, K)))
+    ctf = told(images, 12)[0][1].unflatten(0, (2, K))
+    sets = SetDenoiser(tiny_network, "cpu")(images.unflatten(0, (2, K)), None, ctf)
     assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-5
     others = ~torch.eye(K, dtype=torch.bool).expand(2, -1, -1)
     weights = sets.weights[others].reshape(12, K - 1).numpy()
@@ -65,19 +72,25 @@ def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor
     assert np.abs(difference[counts]).max() < 1
 
 
+def in_half(state: ImageState) -> ImageState:
+    """What is left of a state after it has been stored."""
+    stored = {name: getattr(state, name).half().float() for name in ("observed", "polar", "features")}
+    return state._replace(**stored)
+
+
 def test_nothing_but_storage_differs(
     tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same stages in memory, rounded to 16 bits at the same places."""
     stored = images[:K]
     with torch.inference_mode():
-        state = ImageState(*(part.half().float()[None] for part in tiny_network.encode(stored)[0]))
+        state = in_half(ImageState(*(p[None] for p in tiny_network.encode(*told(stored, K)[0])[0])))
         others = ~torch.eye(K, dtype=torch.bool)[None]
         for index in range(2):
-            state, aligned, attention = tiny_network.attend(index, state, state, others)
+            state, attended, attention = tiny_network.attend(index, state, state, others)
             if index == 0:
-                state = ImageState(state.polar, state.features.half().float())
-        expected = tiny_network.decode(state, aligned)[0].numpy()
+                state = in_half(state)
+        expected = tiny_network.decode(state, attended)[0].numpy()
     assert attention.weights is not None
     for batch in (64, 4, 1):
         monkeypatch.setattr(graph, "_BATCH", batch)
@@ -92,7 +105,8 @@ def test_a_particle_without_neighbours_is_denoised_alone(
     table[4] = NOBODY
     table[7, 1:] = NOBODY
     result = run(tiny_network, images, table, tmp_path)
-    alone = SetDenoiser(tiny_network, "cpu")(images[4][None, None]).images[0, 0].numpy()
+    image, ctf = told(images[4:5], 1)[0]
+    alone = SetDenoiser(tiny_network, "cpu")(image[None], None, ctf[None]).images[0, 0].numpy()
     assert relative_error(result.images[4], alone) < 1e-5
     assert not result.weights[4].any()
     assert not result.angles_deg[4].any()
@@ -149,17 +163,17 @@ def test_progress_and_room(
 ) -> None:
     monkeypatch.setattr(graph, "_BATCH", 5)
     encoding: list[int] = []
-    encoded = encode_stack(tiny_network, images.split(5), 12, tmp_path, encoding.append)
+    encoded = encode_stack(tiny_network, told(images, 5), 12, tmp_path, encoding.append)
     assert encoding == [5, 10, 12]
     assert len(encoded) == 12
     np.testing.assert_allclose(np.linalg.norm(encoded.embedding, axis=1), 1, rtol=1e-5)
-    told: list[tuple[int, int]] = []
+    rounds: list[tuple[int, int]] = []
     halves = np.array([0] * 6 + [1] * 6)
     attend_graph(
-        tiny_network, encoded, complete(2, K), halves, tmp_path, CPU, lambda i, done: told.append((i, done))
+        tiny_network, encoded, complete(2, K), halves, tmp_path, CPU, lambda i, done: rounds.append((i, done))
     )
     # Batches of five and one in each half, in each of two rounds.
-    assert told == [(i, done) for i in (0, 1) for done in (5, 6, 11, 12)]
+    assert rounds == [(i, done) for i in (0, 1) for done in (5, 6, 11, 12)]
     used = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert graph.scratch_bytes(tiny_network, 12) == used
 

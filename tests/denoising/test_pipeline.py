@@ -126,7 +126,8 @@ def test_images_are_what_the_network_says(
     source = ParticleStack.open(example_stack.particles)
     assert joint_run.neighbours is not None
     denoiser = SetDenoiser(joint_weights, "cpu")
-    ctf = source.ctf(slice(None))
+    ctf = joint_run.preprocessor.transfer(source.ctf(slice(None)))
+    assert ctf is not None
     seen = joint_run.preprocessor.forward(
         torch.from_numpy(source.images(slice(None))), ctf, joint_run.found.statistics
     )
@@ -134,7 +135,7 @@ def test_images_are_what_the_network_says(
     mask = torch.zeros(48, 48, dtype=torch.bool)
     for row, partners in enumerate(joint_run.neighbours):
         mask[row, torch.from_numpy(partners)] = True
-    expected = denoiser(seen[None], mask[None]).images[0] * joint_run.preprocessor.mask()
+    expected = denoiser(seen[None], mask[None], ctf.abs()[None]).images[0] * joint_run.preprocessor.mask()
     expected = expected * joint_run.found.statistics.noise_sigma[:, None, None]
     expected = expected + joint_run.found.statistics.background[:, None, None]
     found = torch.from_numpy(pixels(joint_run.star))

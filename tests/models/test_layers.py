@@ -6,11 +6,13 @@ from polarice.models.layers import GainHead, PolarBlock, PolarUNet, angular_prod
 
 def test_unet_shapes_and_shifts(generator: torch.Generator) -> None:
     """Equivariant to shifts by whole steps of the coarsest level, on both outputs."""
-    network = PolarUNet(2, (4, 8, 8), 8).eval()
+    network = PolarUNet(2, (4, 8, 8), 8, conditions=5).eval()
     polar = torch.randn(3, 2, 8, 24, generator=generator)
+    conditions = torch.randn(3, 5, generator=generator)
     with torch.no_grad():
-        fine, coarse = network(polar)
-        moved_fine, moved_coarse = network(polar.roll(8, -1))
+        fine, coarse = network(polar, conditions)
+        moved_fine, moved_coarse = network(polar.roll(8, -1), conditions)
+        assert not torch.allclose(network(polar, conditions.flip(0))[0], fine)
     assert fine.shape == (3, 4, 8, 24)
     assert coarse.shape == (3, 8, 2, 6)
     torch.testing.assert_close(moved_fine, fine.roll(8, -1), rtol=0, atol=1e-5)
@@ -18,7 +20,8 @@ def test_unet_shapes_and_shifts(generator: torch.Generator) -> None:
 
 
 def test_block_is_normalised_and_rectified(generator: torch.Generator) -> None:
-    out = PolarBlock(2, 8, 6)(5 + 3 * torch.randn(4, 2, 6, 12, generator=generator))
+    block = PolarBlock(2, 8, 6, conditions=3)
+    out = block(5 + 3 * torch.randn(4, 2, 6, 12, generator=generator), torch.zeros(4, 3))
     assert float(out.detach().amin()) == 0
     # A rectified standard normal has the mean square one half.
     assert float(out.detach().square().mean()) == pytest.approx(0.5, abs=0.1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarice.polar import PolarGrid, PolarTransform, angular_attention
+from polarice.polar import PolarGrid, PolarTransform, angular_attention, attention
 from polarice.polar.attention import Method, mirrored
 
 METHODS: list[Method] = ["direct", "fft", "streamed"]
@@ -54,10 +54,12 @@ def test_the_three_forms_agree(
     torch.testing.assert_close(fast.output, direct.output, **exact)
     torch.testing.assert_close(fast.weights, direct.weights, **exact)
     torch.testing.assert_close(fast.null_weight, direct.null_weight, **exact)
+    torch.testing.assert_close(fast.key_weights, direct.key_weights, **exact)
     for block in (1, 2, 3, 5, 64):  # uneven ones too
         streamed = angular_attention(*tensors, method="streamed", block=block, **chosen)
         torch.testing.assert_close(streamed.output, direct.output, **exact)
         torch.testing.assert_close(streamed.null_weight, direct.null_weight, **exact)
+        torch.testing.assert_close(streamed.key_weights, direct.key_weights, **exact)
         assert streamed.weights is None
 
 
@@ -235,3 +237,10 @@ def test_gpu_agrees_with_cpu(method: Method, tensors: tuple[Tensor, Tensor, Tens
     here = angular_attention(*tensors, method=method, block=3)
     there = angular_attention(*(z.cuda() for z in tensors), method=method, block=3)
     torch.testing.assert_close(there.output.cpu(), here.output, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [6, 7])
+def test_gradient_of_the_real_transform(length: int) -> None:
+    """The hand-written backward pass is the transform's derivative."""
+    signal = torch.randn(2, length, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(attention._rfft, (signal,))

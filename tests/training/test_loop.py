@@ -12,7 +12,7 @@ from torch import Tensor
 from polarice.errors import DeviceError, ModelError, OutputError, RecipeError
 from polarice.models import load_model
 from polarice.simulation.bank import StructureBank
-from polarice.training import OptimiserConfig, Recipe, learning_rate, train
+from polarice.training import Recipe, train
 
 Make = Callable[..., Recipe]
 
@@ -26,42 +26,16 @@ def checkpoint(out: Path) -> dict[str, Any]:
     return state
 
 
-def test_learning_rate_rises_stays_and_falls() -> None:
-    config = OptimiserConfig(learning_rate=2e-3, images=1000, warmup_images=100, decay_images=400)
-    rates = [learning_rate(i, config) for i in range(1001)]
-    assert rates[0] == pytest.approx(2e-3 / 100)
-    assert rates[49] == pytest.approx(1e-3)
-    assert all(rate == pytest.approx(2e-3) for rate in rates[99:601])
-    assert rates[800] == pytest.approx(1e-3)
-    assert rates[700] == pytest.approx(2e-3 * (0.5 + 0.5 * math.cos(math.pi / 4)))
-    assert rates[1000] == 0
-    assert learning_rate(1500, config) == 0
-    assert rates[:100] == sorted(rates[:100])
-    assert rates[600:] == sorted(rates[600:], reverse=True)
-
-
-def test_learning_rate_of_a_longer_run_only_stays_longer() -> None:
-    short = OptimiserConfig(images=1000, warmup_images=100, decay_images=400)
-    long = OptimiserConfig(images=5000, warmup_images=100, decay_images=400)
-    assert [learning_rate(i, short) for i in range(600)] == [learning_rate(i, long) for i in range(600)]
-    assert learning_rate(4800, long) == pytest.approx(learning_rate(800, short))
-
-
-def test_learning_rate_without_warmup_or_decay() -> None:
-    config = OptimiserConfig(learning_rate=1.0, images=10, warmup_images=0, decay_images=0)
-    assert [learning_rate(i, config) for i in range(11)] == [1.0] * 10 + [0.0]
-
-
 @pytest.mark.parametrize("architecture", ["polar-transformer", "unet"])
 def test_a_tiny_network_learns(architecture: str, recipe: Make, bank: StructureBank, tmp_path: Path) -> None:
     chosen = recipe(
-        optimiser={"images": 640, "learning_rate": 5e-3, "ema": 0.9, "decay_images": 200},
+        optimiser={"images": 640, "learning_rate": 5e-3, "kernel_learning_rate": 5e-3, "ema": 0.9, "decay_images": 200},
         run={"validate_every": 320},
     )
     if architecture == "unet":
         chosen = replace(chosen, architecture="unet", model={"box": 32, "widths": [8, 16]})
     # A step so small that the first validation sees the random start.
-    still = replace(chosen, optimiser=replace(chosen.optimiser, images=8, learning_rate=1e-12))
+    still = replace(chosen, optimiser=replace(chosen.optimiser, images=8, learning_rate=1e-12, kernel_learning_rate=1e-12))
     start = run(still, bank, tmp_path / "start")["as_trained"]
     figures = run(chosen, bank, tmp_path / "run")
     history = json.loads((tmp_path / "run" / "history.json").read_text())
@@ -103,9 +77,11 @@ def assert_same_end(first: Path, second: Path) -> None:
     for part in ("model", "average"):
         for name in one[part]:
             assert torch.equal(one[part][name], two[part][name]), name
-    for index, state in one["optimiser"]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, two["optimiser"]["state"][index][name])
+    assert len(one["optimisers"]) == 2
+    for mine, theirs in zip(one["optimisers"], two["optimisers"], strict=True):
+        for index, state in mine["state"].items():
+            for name, value in state.items():
+                assert torch.equal(value, theirs["state"][index][name])
     assert one["step"] == two["step"]
     last, other = ({k: v for k, v in c["history"][-1].items() if k != "images_per_s"} for c in (one, two))
     assert last == other
@@ -227,6 +203,19 @@ def test_mixed_precision_trains(recipe: Make, bank: StructureBank, tmp_path: Pat
     assert math.isfinite(figures["as_trained"])
     state = checkpoint(tmp_path / "run")["model"]
     assert all(value.dtype == torch.float32 for value in state.values() if isinstance(value, Tensor))
+
+
+def test_a_run_may_begin_from_trained_weights(recipe: Make, bank: StructureBank, tmp_path: Path) -> None:
+    first = run(recipe(), bank, tmp_path / "first")
+    weights = tmp_path / "first" / "weights.safetensors"
+    still = {"images": 8, "learning_rate": 1e-12, "kernel_learning_rate": 1e-12}
+    second = run(recipe(optimiser=still), bank, tmp_path / "second", start=weights)
+    assert second["as_trained"] == pytest.approx(first["as_trained"], rel=1e-4)
+    # What was learned before counts.
+    card = load_model(tmp_path / "second" / "weights.safetensors")[1]
+    assert card.figures["images_seen"] == 72
+    with pytest.raises(RecipeError, match="holds another network"):
+        run(recipe(model={"widths": [8, 8]}), bank, tmp_path / "third", start=weights)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

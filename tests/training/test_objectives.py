@@ -6,27 +6,40 @@ from torch import Tensor
 
 from polarice.conventions import euler_to_matrix
 from polarice.training import relative_squared_error, view_contrast
+from polarice.training.objectives import bounded
 
 
 def test_relative_squared_error_in_closed_form() -> None:
     clean = torch.ones(2, 3, 4, 4)
     clean[1] *= 10
-    assert float(relative_squared_error(clean, clean)) == 0
-    assert float(relative_squared_error(torch.zeros_like(clean), clean)) == pytest.approx(1)
-    # One set wholly wrong, the other right: each has the same say, whatever its power.
+    assert relative_squared_error(clean, clean).tolist() == [0, 0]
+    # One set wholly wrong, the other right: each is measured by its own power.
     for wrong in (0, 1):
         estimate = clean.clone()
         estimate[wrong] = 0
-        assert float(relative_squared_error(estimate, clean)) == pytest.approx(0.5)
-    assert float(relative_squared_error(1.1 * clean, clean)) == pytest.approx(0.01, rel=1e-4)
+        expected = [float(wrong == index) for index in (0, 1)]
+        assert relative_squared_error(estimate, clean).tolist() == pytest.approx(expected)
+    assert relative_squared_error(1.1 * clean, clean).tolist() == pytest.approx([0.01, 0.01], rel=1e-4)
+
+
+def test_what_is_drawn_into_an_empty_set_is_an_error() -> None:
+    """Measured against a particle of SNR 0.01."""
+    empty = torch.zeros(1, 3, 4, 4)
+    assert float(relative_squared_error(empty, empty)) == 0
+    assert float(relative_squared_error(empty + 0.1, empty)) == pytest.approx(1)
+
+
+def test_one_odd_set_counts_for_little() -> None:
+    assert float(bounded(torch.tensor([1e-3, 1e-3]))) == pytest.approx(1e-3, rel=1e-3)
+    assert float(bounded(torch.tensor([1e9, 0.0]))) == pytest.approx(2)
 
 
 def test_gradient_is_that_of_a_quadratic(generator: torch.Generator) -> None:
     estimate = torch.randn(2, 2, 4, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     clean = torch.randn(2, 2, 4, 4, generator=generator, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(relative_squared_error(estimate, clean), estimate)
+    (gradient,) = torch.autograd.grad(relative_squared_error(estimate, clean).sum(), estimate)
     power = clean.square().sum((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(gradient, (estimate.detach() - clean) / power)
+    torch.testing.assert_close(gradient, 2 * (estimate.detach() - clean) / power)
 
 
 def views(*tilts_deg: float) -> Tensor:

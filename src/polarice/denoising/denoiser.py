@@ -20,8 +20,8 @@ class Denoiser(Protocol):
 
     box: int
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Denoise."""
+    def __call__(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
+        """Denoise; ``ctf`` (b, y, x // 2 + 1) is the magnitude of each image's CTF."""
         ...
 
 
@@ -43,9 +43,10 @@ class NetworkDenoiser:
         self.box: int = self.network.box  # type: ignore[assignment]
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Denoise normalised images (b, y, x)."""
-        denoised: Tensor = self.network(images.to(self.device))
+    def __call__(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
+        """Denoise normalised images (b, y, x) with CTFs of magnitude ``ctf`` (b, y, x // 2 + 1), or none."""
+        ctf = None if ctf is None else ctf.to(self.device)
+        denoised: Tensor = self.network(images.to(self.device), ctf)
         return denoised
 
 
@@ -94,7 +95,9 @@ class SetDenoiser:
         self.box = network.box
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor, mask: Tensor | None = None) -> SetResult:
+    def __call__(
+        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
+    ) -> SetResult:
         """Denoise sets.
 
         Parameters
@@ -103,8 +106,11 @@ class SetDenoiser:
             Normalised as `polarice.particles.Preprocessor` does it.
         mask : Tensor of bool, shape broadcastable to (s, k, k), optional
             True where the first image may use the second.
+        ctf : Tensor, shape (s, k, y, x // 2 + 1), optional
+            Magnitude of each image's CTF; none by default.
         """
-        output = self.network(images.to(self.device), mask)
+        mask, ctf = (None if given is None else given.to(self.device) for given in (mask, ctf))
+        output = self.network(images.to(self.device), mask, ctf)
         attention = output.attention[-1].weights
         return SetResult(
             output.images, attention.sum(-1), in_plane_angles_deg(attention), attention, output.confidence

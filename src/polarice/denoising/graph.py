@@ -8,7 +8,7 @@ scratch file that the system keeps in memory as far as it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +28,71 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
+class StackState:
+    """What the network knows of every image of a stack between two rounds, in scratch files.
+
+    The fields are those of `ImageState`, with the images in front, in half precision but for the last
+    two.
+    """
+
+    observed: NDArray[np.float16]
+    polar: NDArray[np.float16]
+    features: NDArray[np.float16]
+    passed: NDArray[np.float32]
+    centre: NDArray[np.float32]
+
+    @classmethod
+    def create(cls, network: PolarTransformer, count: int, scratch: Path) -> StackState:
+        """Empty files for ``count`` images in a folder."""
+        grid, box = network.transform.grid, network.box
+
+        def file(name: str, *shape: int) -> NDArray[np.float16]:
+            return np.memmap(scratch / name, np.float16, "w+", shape=(count, *shape))
+
+        return cls(
+            file("observed", 2, box, box),
+            file("polar-0", 2, grid.n_radii, grid.n_angles),
+            file("features-0", network.config.widths[0], grid.n_radii, grid.n_angles),
+            np.empty((count, network.bands.count), np.float32),
+            np.empty((count, 2), np.float32),
+        )
+
+    def after(self, index: int, scratch: Path) -> StackState:
+        """Files for the state after round ``index``, sharing what rounds do not change."""
+
+        def like(name: str, array: NDArray[np.float16]) -> NDArray[np.float16]:
+            return np.memmap(scratch / f"{name}-{index + 1}", np.float16, "w+", shape=array.shape)
+
+        return StackState(
+            self.observed,
+            like("polar", self.polar),
+            like("features", self.features),
+            self.passed,
+            np.empty_like(self.centre),
+        )
+
+    def take(self, rows: NDArray[np.int64], device: torch.device) -> ImageState:
+        """State of some images as one set."""
+        arrays = (torch.from_numpy(getattr(self, f.name)[rows]) for f in fields(self))
+        return ImageState(*(array.to(device).float()[None] for array in arrays))
+
+    def put(self, rows: slice | NDArray[np.int64], state: ImageState) -> None:
+        """Keep the state of some images."""
+        for name, value in state._asdict().items():
+            getattr(self, name)[rows] = value.cpu().numpy()
+
+
+@dataclass(frozen=True)
 class EncodedStack:
     """A stack after the network's first look.
 
     Attributes
     ----------
-    polar : ndarray, shape (n, 1, N, M), float16
-    features : ndarray, shape (n, c, N, M), float16
-        In a scratch file.
+    state : StackState
     embedding : ndarray, shape (n, e), float32
     """
 
-    polar: NDArray[np.float16]
-    features: NDArray[np.float16]
+    state: StackState
     embedding: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -69,14 +121,15 @@ class GraphResult:
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
     grid, config = network.transform.grid, network.config
-    values = grid.n_radii * grid.n_angles * (1 + config.rounds * config.widths[0])
-    return count * (2 * values + 4 * config.box**2)
+    polar = grid.n_radii * grid.n_angles * config.rounds * (2 + config.widths[0])
+    # Observed images twice and half a result, all in two bytes.
+    return 2 * count * (polar + 4 * config.box**2)
 
 
 @torch.inference_mode()
 def encode_stack(
     network: PolarTransformer,
-    batches: Iterable[Tensor],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
     count: int,
     scratch: Path,
     progress: Callable[[int], None],
@@ -86,8 +139,8 @@ def encode_stack(
     Parameters
     ----------
     network : PolarTransformer
-    batches : iterable of Tensor, shape (b, y, x)
-        Normalised images in the stack's order.
+    batches : iterable of (Tensor, Tensor or None), shapes (b, y, x) and (b, y, x // 2 + 1)
+        Normalised images in the stack's order, and the magnitudes of their CTFs.
     count : int
         Images in all.
     scratch : Path
@@ -95,21 +148,17 @@ def encode_stack(
     progress : callable
         Called with the number of images done.
     """
-    grid, channels = network.transform.grid, network.config.widths[0]
-    shape = (count, channels, grid.n_radii, grid.n_angles)
-    features = np.memmap(scratch / "features-0", np.float16, "w+", shape=shape)
-    polar = np.memmap(scratch / "polar", np.float16, "w+", shape=(count, 1, *shape[2:]))
+    state = StackState.create(network, count, scratch)
     embedding = np.empty((count, network.config.embedding), np.float32)
     done = 0
-    for images in batches:
-        state, codes = network.encode(images)
+    for images, ctf in batches:
+        part, codes = network.encode(images, ctf)
         rows = slice(done, done + len(images))
-        polar[rows] = state.polar.cpu().numpy()
-        features[rows] = state.features.cpu().numpy()
+        state.put(rows, part)
         embedding[rows] = codes.cpu().numpy()
         done = rows.stop
         progress(done)
-    return EncodedStack(polar, features, embedding)
+    return EncodedStack(state, embedding)
 
 
 @torch.inference_mode()
@@ -150,16 +199,10 @@ def attend_graph(
         for half in np.unique(apart)
         for batch in _neighbourly_batches(neighbours, np.flatnonzero(apart == half))
     ]
-    features = encoded.features
-
-    def states(rows: NDArray[np.int64]) -> ImageState:
-        arrays = (torch.from_numpy(array[rows]) for array in (encoded.polar, features))
-        return ImageState(*(array.to(device).float()[None] for array in arrays))
-
+    before = encoded.state
     for index in range(rounds):
         last = index == rounds - 1
-        path = scratch / f"features-{index + 1}"
-        after = features if last else np.memmap(path, np.float16, "w+", shape=features.shape)
+        after = before if last else before.after(index, scratch)
         done = 0
         for rows in batches:
             partners = neighbours[rows]
@@ -167,9 +210,9 @@ def attend_graph(
             union, place = np.unique(partners[there], return_inverse=True)
             mask = np.zeros((1, len(rows), max(len(union), 1)), bool)
             mask[0, np.nonzero(there)[0], place] = True
-            keys = states(union if len(union) else rows[:1])
+            keys = before.take(union if len(union) else rows[:1], device)
             allowed = torch.from_numpy(mask).to(device)
-            state, aligned, attention = network.attend(index, states(rows), keys, allowed)
+            state, attended, attention = network.attend(index, before.take(rows, device), keys, allowed)
             if last:
                 assert attention.weights is not None
                 coefficients = attention.weights[0, np.nonzero(there)[0], place]
@@ -177,12 +220,12 @@ def attend_graph(
                 block_weights[there] = coefficients.sum(-1).cpu().numpy()
                 block_angles[there] = in_plane_angles_deg(coefficients).cpu().numpy()
                 weights[rows], angles[rows] = block_weights, block_angles
-                images[rows] = network.decode(state, aligned)[0].cpu().numpy()
+                images[rows] = network.decode(state, attended)[0].cpu().numpy()
             else:
-                after[rows] = state.features[0].cpu().numpy()
+                after.put(rows, ImageState(*(part[0] for part in state)))
             done += len(rows)
             progress(index, done)
-        features = after
+        before = after
     return GraphResult(images, weights, angles)
 
 

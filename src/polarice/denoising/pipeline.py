@@ -110,7 +110,7 @@ def denoise_stack(
         else:
             gains = runner.singly(network, writer)
     if bool((gains == 1).any()):
-        why = "is too uncertain" if preprocessor.phase_flip else "needs a CTF to flip"
+        why = "is too uncertain" if preprocessor.ctf_known else "needs a CTF"
         notices.append(
             f"The grey scale was not measured, because that {why}: "
             "the amplitudes are the network's own guess, the shapes are surer."

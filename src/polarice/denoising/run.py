@@ -57,28 +57,30 @@ class StackRun:
     seconds: dict[str, float]
     report: Progress
 
-    def normalised(self) -> Iterator[tuple[slice, Tensor]]:
-        """Images as the network wants them, in the stack's order."""
+    def normalised(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Rows, images and CTFs as the network wants them, in the stack's order."""
         for start in range(0, len(self.stack), _BATCH):
             rows = slice(start, min(start + _BATCH, len(self.stack)))
             with timed(self.seconds, "read and normalise"):
-                images = self.seen(rows)
-            yield rows, images
+                images, ctf = self.seen(rows)
+            yield rows, images, ctf
 
-    def seen(self, rows: slice | NDArray[np.int64]) -> Tensor:
-        """Some images as the network wants them."""
+    def seen(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Some images as the network wants them, and the magnitudes of their CTFs where these are known."""
         images = torch.from_numpy(self.stack.images(rows)).to(self.device)
-        ctf = self.stack.ctf(rows).to(self.device) if self.preprocessor.phase_flip else None
+        known = self.preprocessor.ctf_known
+        ctf = self.preprocessor.transfer(self.stack.ctf(rows).to(self.device)) if known else None
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        return self.preprocessor.forward(images, ctf, self.found.statistics[chosen].to(self.device))
+        statistics = self.found.statistics[chosen].to(self.device)
+        return self.preprocessor.forward(images, ctf, statistics), None if ctf is None else ctf.abs()
 
-    def gain(self, denoise: Callable[[Tensor], Tensor], rows: NDArray[np.int64]) -> float:
+    def gain(self, denoise: Callable[[Tensor, Tensor], Tensor], rows: NDArray[np.int64]) -> float:
         """Grey scale of the denoised images, measured on some rows; 1 where that is too uncertain."""
-        box, pixel_A = self.preprocessor.model_box, self.preprocessor.model_pixel_size_A
-        transfer = self.stack.ctf(rows).to(self.device).evaluate(box, pixel_A).abs()
         mask = self.preprocessor.mask().to(self.device)
         with timed(self.seconds, "measure the grey scale"):
-            gain, error = measure_gain(denoise, self.seen(rows), transfer, mask)
+            seen, ctf = self.seen(rows)
+            assert ctf is not None
+            gain, error = measure_gain(lambda images: denoise(images, ctf), seen, ctf, mask)
         return gain if gain > 0 and error < _LARGEST_ERROR * gain else 1.0
 
     def write(
@@ -96,16 +98,19 @@ class StackRun:
         """Denoise every image alone; returns the gain of each."""
         halves = groups_of(len(self.stack), self.stack.half_sets)
         gains = np.ones(len(halves), np.float32)
-        if self.preprocessor.phase_flip:
+        if self.preprocessor.ctf_known:
             for half in np.unique(halves):
                 members = np.flatnonzero(halves == half)
                 sample = members[:: max(1, len(members) // _SAMPLE)][:_SAMPLE]
                 gains[members] = self.gain(
-                    lambda images: torch.cat([network(part) for part in images.split(_BATCH)]), sample
+                    lambda images, ctf: torch.cat(
+                        [network(*part) for part in zip(images.split(_BATCH), ctf.split(_BATCH), strict=True)]
+                    ),
+                    sample,
                 )
-        for rows, images in self.normalised():
+        for rows, images, ctf in self.normalised():
             with timed(self.seconds, "denoise"):
-                denoised = network(images)
+                denoised = network(images, ctf)
             self.write(writer, rows, denoised, gains)
             self.report("denoise", rows.stop, len(self.stack))
         return gains
@@ -126,7 +131,7 @@ class StackRun:
             scratch = Path(name)
             before = self.seconds.get("read and normalise", 0.0)
             with timed(self.seconds, "encode"):
-                batches = (images for _, images in self.normalised())
+                batches = ((images, ctf) for _, images, ctf in self.normalised())
                 encoded = encode_stack(
                     network, batches, total, scratch, lambda done: self.report("encode", done, total)
                 )
@@ -155,14 +160,14 @@ class StackRun:
     ) -> NDArray[np.float32]:
         """Gain of each particle, measured for each half set on some particles and their neighbours."""
         gains = np.ones(len(halves), np.float32)
-        if not self.preprocessor.phase_flip:
+        if not self.preprocessor.ctf_known:
             return gains
         partners = neighbours[:, :_LARGEST_SET]
         size = partners.shape[1] + 1
 
-        def denoise(images: Tensor) -> Tensor:
-            sets = images.unflatten(0, (-1, size))
-            return torch.cat([network(one[None]).images[0] for one in sets])
+        def denoise(images: Tensor, ctf: Tensor) -> Tensor:
+            sets = zip(images.split(size), ctf.split(size), strict=True)
+            return torch.cat([network(one[None], None, told[None]).images[0] for one, told in sets])
 
         for half in np.unique(halves):
             whole = np.flatnonzero((halves == half) & (partners != NOBODY).all(1))

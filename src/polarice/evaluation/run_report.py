@@ -133,7 +133,8 @@ def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
 def model_images(result: DenoiseResult, source: ParticleStack, rows: np.ndarray) -> Tensor:
     """What the network saw of some rows, shape (n, y, x)."""
     images = torch.from_numpy(source.images(rows))
-    ctf = source.ctf(rows) if result.preprocessor.phase_flip else None
+    known = result.preprocessor.ctf_known
+    ctf = result.preprocessor.transfer(source.ctf(rows)) if known else None
     return result.preprocessor.forward(images, ctf, result.found.statistics[torch.from_numpy(rows)])
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from ..polar import ConditionedAngularConv
 
-__all__ = ["REGULARISER", "GainHead", "PolarBlock", "PolarUNet", "angular_products"]
+__all__ = ["REGULARISER", "Conditions", "GainHead", "PolarBlock", "PolarUNet", "angular_products"]
 
 _GROUPS = 4
 
@@ -30,6 +30,11 @@ def angular_products(*polar: Tensor) -> Tensor:
     """
     pairs = [(i, j) for i in range(len(polar)) for j in range(i, len(polar))]
     return torch.cat([(polar[i] * polar[j]).mean(-1) for i, j in pairs], -1)
+
+
+def _logarithms(energies: Tensor) -> Tensor:
+    """Energies of any sign and of many orders of magnitude, made fit for a linear layer."""
+    return energies.sign() * torch.log1p(10 * energies.abs())
 
 
 class GainHead(nn.Module):
@@ -54,13 +59,35 @@ class GainHead(nn.Module):
     def forward(self, energies: Tensor) -> Tensor:
         """Positive gains (b, 1, 1) of energies (b, e)."""
         with torch.autocast(energies.device.type, enabled=False):
-            logarithms = energies.sign() * torch.log1p(10 * energies.abs())
-            log_gain: Tensor = self.out(functional.relu(self.hidden(logarithms)))
+            log_gain: Tensor = self.out(functional.relu(self.hidden(_logarithms(energies))))
         return log_gain.clamp(-4, 4).exp()[..., None]
 
 
+class Conditions(nn.Module):
+    """What a network is told of each image beside its pixels: energies, and what the CTF lets through.
+
+    Parameters
+    ----------
+    energies : int
+        Length of the description.
+    size : int
+        Length of the vectors that the blocks take.
+    """
+
+    def __init__(self, energies: int, size: int = 32) -> None:
+        super().__init__()
+        self.size = size
+        self.hidden = nn.Linear(energies, 48)
+        self.out = nn.Linear(48, size)
+
+    def forward(self, energies: Tensor) -> Tensor:
+        """Vectors (b, size) of energies (b, e)."""
+        with torch.autocast(energies.device.type, enabled=False):
+            return functional.relu(self.out(functional.relu(self.hidden(_logarithms(energies)))))
+
+
 class PolarBlock(nn.Module):
-    """Angular convolution, group normalisation, ReLU.
+    """Angular convolution under conditions, group normalisation, ReLU.
 
     Parameters
     ----------
@@ -68,18 +95,27 @@ class PolarBlock(nn.Module):
         The latter a multiple of four.
     n_radii : int
         N of the input.
+    conditions : int
+        Length of the conditions; each channel's gain and offset follows from them.
     stride : int
         1, or 2 to halve radius and angle.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, n_radii: int, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, n_radii: int, conditions: int, stride: int = 1
+    ) -> None:
         super().__init__()
         self.conv = ConditionedAngularConv(in_channels, out_channels, n_radii, stride=stride)
+        self.conditions = nn.Linear(conditions, 2 * out_channels)
+        nn.init.normal_(self.conditions.weight, std=0.02)
+        nn.init.zeros_(self.conditions.bias)
         self.norm = nn.GroupNorm(_GROUPS, out_channels)
 
-    def forward(self, polar: Tensor) -> Tensor:
-        """Map (b, c, N, M) to (b, d, N / stride, M / stride)."""
-        return functional.relu(self.norm(self.conv(polar)))
+    def forward(self, polar: Tensor, conditions: Tensor) -> Tensor:
+        """Map (b, c, N, M) and (b, conditions) to (b, d, N / stride, M / stride)."""
+        with torch.autocast(polar.device.type, enabled=False):
+            gain, offset = self.conditions(conditions).chunk(2, -1)
+        return functional.relu(self.norm(self.conv(polar, 1 + gain, offset)))
 
 
 class PolarUNet(nn.Module):
@@ -95,6 +131,8 @@ class PolarUNet(nn.Module):
         more by two.
     n_radii : int
         N.
+    conditions : int
+        Length of the conditions of all blocks.
 
     Raises
     ------
@@ -102,26 +140,25 @@ class PolarUNet(nn.Module):
         N cannot be halved as often as the widths ask for.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], n_radii: int) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], n_radii: int, conditions: int) -> None:
         super().__init__()
         levels = len(widths)
         if n_radii % 2 ** (levels - 1):
             raise ValueError(f"{n_radii} radii cannot be halved {levels - 1} times for {levels} widths")
         radii = [n_radii >> level for level in range(levels)]
-        self.enter = PolarBlock(in_channels, widths[0], radii[0])
+        self.enter = PolarBlock(in_channels, widths[0], radii[0], conditions)
         self.down = nn.ModuleList(
-            nn.Sequential(
-                PolarBlock(widths[i], widths[i + 1], radii[i], stride=2),
-                PolarBlock(widths[i + 1], widths[i + 1], radii[i + 1]),
-            )
-            for i in range(levels - 1)
+            PolarBlock(widths[i], widths[i + 1], radii[i], conditions, stride=2) for i in range(levels - 1)
+        )
+        self.settle = nn.ModuleList(
+            PolarBlock(widths[i + 1], widths[i + 1], radii[i + 1], conditions) for i in range(levels - 1)
         )
         self.up = nn.ModuleList(
-            PolarBlock(widths[i + 1] + widths[i], widths[i], radii[i]) for i in range(levels - 1)
+            PolarBlock(widths[i + 1] + widths[i], widths[i], radii[i], conditions) for i in range(levels - 1)
         )
 
-    def forward(self, polar: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of polar images (b, c, N, M).
+    def forward(self, polar: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of polar images (b, c, N, M) under conditions (b, conditions).
 
         Returns
         -------
@@ -129,11 +166,14 @@ class PolarUNet(nn.Module):
         coarse : Tensor, shape (b, widths[-1], N >> (levels − 1), M >> (levels − 1))
             The bottleneck.
         """
-        features = [self.enter(polar)]
-        for down in self.down:
-            features.append(down(features[-1]))
+        if torch.is_autocast_enabled(polar.device.type):
+            # Padding and joining at full precision would cost more than the convolutions.
+            polar = polar.to(torch.get_autocast_dtype(polar.device.type))
+        features = [self.enter(polar, conditions)]
+        for down, settle in zip(self.down, self.settle, strict=True):
+            features.append(settle(down(features[-1], conditions), conditions))
         coarse = out = features.pop()
         for up, skip in zip(reversed(self.up), reversed(features), strict=True):
             finer = functional.interpolate(out, scale_factor=2, mode="nearest")
-            out = up(torch.cat([finer, skip], 1))
+            out = up(torch.cat([finer, skip], 1), conditions)
         return out, coarse

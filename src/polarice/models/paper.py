@@ -123,4 +123,4 @@ class PaperPolarTransformer(nn.Module):
         attended = angular_attention(matchers, matchers, features.unflatten(0, sets), mask=mask)
         polar = self.head(self.after(attended.output.flatten(0, 1)))
         denoised = self.transform.inverse_fourier(polar[:, 0]).unflatten(0, sets)
-        return SetOutput(denoised, (attended,), None)
+        return SetOutput(denoised, (attended,), None, None)

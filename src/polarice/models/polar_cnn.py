@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..polar import PolarGrid, PolarTransform
-from .layers import REGULARISER, GainHead, PolarUNet, angular_products
+from .centring import Centring, Recentring, moved
+from .layers import REGULARISER, Conditions, GainHead, PolarUNet, angular_products
+from .observation import FrequencyBands, observed_spectra
 
 __all__ = ["PolarCNN", "PolarCNNConfig"]
 
@@ -49,14 +51,19 @@ class PolarCNN(nn.Module):
         super().__init__()
         self.config = config = config or PolarCNNConfig()
         grid = PolarGrid.preset(config.grid, config.box)
+        radii, channels = grid.n_radii, config.widths[0]
         self.transform = PolarTransform(grid, regulariser=REGULARISER)
-        channels = config.widths[0]
+        self.bands = FrequencyBands(config.box)
+        self.centring = Centring(config.box)
+        self.conditions = Conditions(3 * radii + self.bands.count)
         self.stages = nn.ModuleList(
-            PolarUNet(1 if i == 0 else channels + 1, config.widths, grid.n_radii) for i in range(config.depth)
+            PolarUNet(2 if i == 0 else channels + 2, config.widths, radii, self.conditions.size)
+            for i in range(config.depth)
         )
+        self.recentrings = nn.ModuleList(Recentring(channels, grid) for _ in range(config.depth - 1))
         self.head = nn.Conv2d(channels, 1, 1)
-        self.skip = nn.Parameter(torch.zeros(grid.n_radii, 1))
-        self.gain = GainHead(3 * grid.n_radii)
+        self.skip = nn.Parameter(torch.zeros(2, radii, 1))
+        self.gain = GainHead(6 * radii + self.bands.count)
 
     @property
     def box(self) -> int:
@@ -64,12 +71,36 @@ class PolarCNN(nn.Module):
         return self.config.box
 
     def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
-        """Denoise images (b, y, x), each alone."""
-        noise = self.transform.noise_std[:, None]
-        polar = (self.transform(images) / noise)[:, None]
-        features = polar
-        for index, stage in enumerate(self.stages):
-            features, _ = stage(features if index == 0 else torch.cat([polar, features], 1))
-        out = (self.head(features).float() + self.skip * polar)[:, 0]
-        out = out * self.gain(angular_products(out, polar[:, 0]))
-        return self.transform.inverse(out * noise)
+        """Denoise images, each alone.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, y, x)
+        ctf : Tensor, shape (b, y, x // 2 + 1), optional
+            Magnitude of each image's CTF; none by default.
+        """
+        return self.locate(images, ctf)[0]
+
+    def locate(self, images: Tensor, ctf: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Denoised images (b, y, x) as in `forward`, and where the particles lie: (b, 2), (x, y) in pixels."""
+        spectra, ctf = observed_spectra(images, ctf)
+        observed = torch.fft.irfft2(spectra, s=images.shape[-2:])
+        centre = self.centring(spectra)
+        polar = self._polar(observed, centre)
+        passed = self.bands(ctf.square())
+        conditions = self.conditions(torch.cat([angular_products(*polar.unbind(1)), passed], -1))
+        features = self.stages[0](polar, conditions)[0]
+        for recentring, stage in zip(self.recentrings, self.stages[1:], strict=True):
+            centre = centre + recentring(features)
+            polar = self._polar(observed, centre)
+            features = stage(torch.cat([polar, features], 1), conditions)[0]
+        out = self.head(features).float()[:, 0] + (self.skip * polar).sum(1)
+        products = angular_products(out, *polar.unbind(1))
+        out = out * self.gain(torch.cat([products, passed], -1))
+        denoised = self.transform.inverse(out * self.transform.noise_std[:, None])
+        return moved(denoised, centre), centre
+
+    def _polar(self, observed: Tensor, centre: Tensor) -> Tensor:
+        """Polar images about (b, 2) of images (b, 2, y, x), whitened."""
+        polar: Tensor = self.transform(moved(observed, -centre[:, None]))
+        return polar / self.transform.noise_std[:, None]

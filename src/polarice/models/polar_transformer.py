@@ -1,28 +1,33 @@
 """The polar transformer: joint denoising of a set of particle images (paper, section 5).
 
-Each image becomes a whitened polar image and, through a polar U-Net, polar features. Then come
-rounds of angular attention, each followed by a polar U-Net that sees an image's own features beside
-what the others, aligned, say. The noisy polar image itself travels as a value too, so where the
+Each image is centred, becomes a whitened polar image and, through a polar U-Net, polar features. Then
+come rounds of angular attention, each followed by a polar U-Net that sees an image's own features
+beside what the others, aligned, say. The noisy polar image itself travels as a value too, so where the
 attention is sure the network averages the aligned originals.
 
 Beyond the paper: attention in two rounds (the second aligns what the first has cleaned), an image
 never attends to itself (its own features are passed on beside the attended ones), and a null key
-lets it attend to nobody: the weight left to the others says how much the set helped.
+lets it attend to nobody: the weight left to the others says how much the set helped. The network is
+told each image's CTF: the image filtered by it travels beside the image, as a value too, and every
+block is conditioned on the energies and on what the CTFs of an image and of its helpers let through,
+so that a set solves for what no single defocus shows.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..polar import AttentionResult, PolarGrid, PolarTransform, angular_attention
-from .layers import REGULARISER, GainHead, PolarUNet, angular_products
+from .centring import Centring, Recentring, moved
+from .layers import REGULARISER, Conditions, GainHead, PolarUNet, angular_products
+from .observation import FrequencyBands, observed_spectra
 
-__all__ = ["ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
+__all__ = ["Attended", "ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,37 @@ class ImageState(NamedTuple):
 
     Attributes
     ----------
-    polar : Tensor, shape (..., 1, n, m)
-        The whitened polar image.
+    observed : Tensor, shape (..., 2, y, x)
+        The image and the same filtered by its CTF.
+    polar : Tensor, shape (..., 2, n, m)
+        Both about the centre, polar and whitened.
     features : Tensor, shape (..., c, n, m)
+    passed : Tensor, shape (..., b)
+        Mean squared CTF in bands of frequency.
+    centre : Tensor, shape (..., 2)
+        Where the particle lies, (x, y) in pixels from the centre of the box.
+    """
+
+    observed: Tensor
+    polar: Tensor
+    features: Tensor
+    passed: Tensor
+    centre: Tensor
+
+
+class Attended(NamedTuple):
+    """What a round of attention brings an image from the others.
+
+    Attributes
+    ----------
+    polar : Tensor, shape (..., 2, n, m)
+        Weighted mean of their polar images, aligned.
+    passed : Tensor, shape (..., b)
+        Weighted mean of their squared CTFs.
     """
 
     polar: Tensor
-    features: Tensor
+    passed: Tensor
 
 
 class SetOutput(NamedTuple):
@@ -77,11 +106,14 @@ class SetOutput(NamedTuple):
         One for each round; the weights have the shape (s, k, k, m).
     embedding : Tensor, shape (s, k, e), or None
         Unit vectors that do not change when an image is rotated; the paper's network has none.
+    centre : Tensor, shape (s, k, 2), or None
+        Where the particles were found in the end, (x, y) in pixels; the paper's network does not look.
     """
 
     images: Tensor
     attention: tuple[AttentionResult, ...]
     embedding: Tensor | None
+    centre: Tensor | None
 
     @property
     def confidence(self) -> Tensor:
@@ -105,33 +137,65 @@ class PolarTransformer(nn.Module):
         grid = PolarGrid.preset(config.grid, config.box)
         radii, channels = grid.n_radii, config.widths[0]
         self.transform = PolarTransform(grid, regulariser=REGULARISER)
-        self.encoder = PolarUNet(1, config.widths, radii)
+        self.bands = FrequencyBands(config.box)
+        self.centring = Centring(config.box)
+        self.conditions = Conditions(3 * radii + self.bands.count)
+        self.encoder = PolarUNet(2, config.widths, radii, self.conditions.size)
         levels = len(config.widths) - 1
         self.embed = ViewEmbedding(
             config.widths[-1] * (radii >> levels), grid.n_angles >> levels, config.embedding
         )
-        self.rounds = nn.ModuleList(
-            AttentionRound(channels, config.match_channels, config.widths, grid) for _ in range(config.rounds)
-        )
+        self.rounds = nn.ModuleList(AttentionRound(config, grid) for _ in range(config.rounds))
+        # After the encoder and after each round but the last.
+        self.recentrings = nn.ModuleList(Recentring(channels, grid) for _ in range(config.rounds))
         self.head = nn.Conv2d(channels, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        self.skip = nn.Parameter(torch.zeros(2, radii, 1))
-        self.gain = GainHead(6 * radii)
+        self.skip = nn.Parameter(torch.zeros(4, radii, 1))
+        self.gain = GainHead(15 * radii + 2 * self.bands.count)
 
     @property
     def box(self) -> int:
         """Side of the images, in pixels."""
         return self.config.box
 
-    def encode(self, images: Tensor) -> tuple[ImageState, Tensor]:
-        """First look at images (b, y, x), each alone: states and unit embeddings (b, e)."""
-        polar = (self.transform(images) / self.transform.noise_std[:, None])[:, None]
-        features, coarse = self.encoder(polar)
-        return ImageState(polar, features.float()), self.embed(coarse)
+    def encode(self, images: Tensor, ctf: Tensor | None = None) -> tuple[ImageState, Tensor]:
+        """First look at images, each alone.
+
+        Parameters
+        ----------
+        images : Tensor, shape (b, y, x)
+        ctf : Tensor, shape (b, y, x // 2 + 1), optional
+            Magnitude of each image's CTF; none by default.
+
+        Returns
+        -------
+        state : ImageState
+        embedding : Tensor, shape (b, e)
+            Unit vectors.
+        """
+        spectra, ctf = observed_spectra(images, ctf)
+        centre = self.centring(spectra)
+        observed = torch.fft.irfft2(spectra, s=images.shape[-2:])
+        polar = self._polar(observed, centre)
+        passed = self.bands(ctf.square())
+        conditions = self.conditions(torch.cat([angular_products(*polar.unbind(1)), passed], -1))
+        features, coarse = self.encoder(polar, conditions)
+        state = ImageState(observed, polar, features.float(), passed, centre)
+        return self._recentre(0, state), self.embed(coarse)
+
+    def _polar(self, observed: Tensor, centre: Tensor) -> Tensor:
+        """Polar images about (b, 2) of images (b, 2, y, x), whitened."""
+        polar: Tensor = self.transform(moved(observed, -centre[:, None])) / self.transform.noise_std[:, None]
+        return polar
+
+    def _recentre(self, index: int, state: ImageState) -> ImageState:
+        """Look again where the particles lie, and take the polar images about there."""
+        centre = state.centre + self.recentrings[index](state.features)
+        return state._replace(polar=self._polar(state.observed, centre), centre=centre)
 
     def attend(
         self, index: int, query: ImageState, keys: ImageState, mask: Tensor | None
-    ) -> tuple[ImageState, Tensor, AttentionResult]:
+    ) -> tuple[ImageState, Attended, AttentionResult]:
         """One round of attention.
 
         Parameters
@@ -146,24 +210,29 @@ class PolarTransformer(nn.Module):
         Returns
         -------
         state : ImageState, leading shape (s, q)
-        aligned : Tensor, shape (s, q, 1, n, m)
-            Weighted mean of the others' polar images.
+        attended : Attended, leading shape (s, q)
         attention : AttentionResult
         """
         round_ = self.rounds[index]
         assert isinstance(round_, AttentionRound)
-        features, aligned, attention = round_(query, keys, mask)
-        return ImageState(query.polar, features), aligned, attention
+        features, attended, attention = round_(query, keys, mask)
+        state = query._replace(features=features)
+        if index + 1 < self.config.rounds:
+            leading = query.centre.shape[:-1]
+            flat = self._recentre(index + 1, _flatten(state, len(leading)))
+            state = ImageState(*(part.unflatten(0, leading) for part in flat))
+        return state, attended, attention
 
-    def decode(self, state: ImageState, aligned: Tensor) -> Tensor:
-        """Images (..., y, x) of final states and the aligned mean of the last round."""
+    def decode(self, state: ImageState, attended: Attended) -> Tensor:
+        """Images (..., y, x) of final states and what the last round brought."""
         leading = state.features.shape[:-3]
-        own, others = (part.flatten(0, -4)[:, 0] for part in (state.polar, aligned))
-        polar = self.head(state.features.flatten(0, -4)).float()[:, 0]
-        polar = polar + self.skip[0] * own + self.skip[1] * others
-        polar = polar * self.gain(angular_products(polar, own, others))
+        state, attended = _flatten(state, len(leading)), _flatten(attended, len(leading))
+        sources = torch.cat([state.polar, attended.polar], 1)
+        polar = self.head(state.features).float()[:, 0] + (self.skip * sources).sum(1)
+        products = angular_products(polar, *sources.unbind(1))
+        polar = polar * self.gain(torch.cat([products, state.passed, attended.passed], -1))
         images = self.transform.inverse(polar * self.transform.noise_std[:, None])
-        unflattened: Tensor = images.unflatten(0, leading)
+        unflattened: Tensor = moved(images, state.centre).unflatten(0, leading)
         return unflattened
 
     def forward(
@@ -177,6 +246,8 @@ class PolarTransformer(nn.Module):
             Normalised as in `polarice.particles.preprocess`.
         mask : Tensor of bool, shape broadcastable to (s, k, k), optional
             True where the first image may use the second.
+        ctf : Tensor, shape (s, k, y, x // 2 + 1), optional
+            Magnitude of each image's CTF; none by default.
 
         Returns
         -------
@@ -185,14 +256,26 @@ class PolarTransformer(nn.Module):
         sets, size = images.shape[:2]
         others = ~torch.eye(size, dtype=torch.bool, device=images.device)[None]
         mask = others if mask is None else mask & others
-        state, embedding = self.encode(images.flatten(0, 1))
-        state = ImageState(*(part.unflatten(0, (sets, size)) for part in state))
-        aligned = torch.zeros_like(state.polar)
+        flat, embedding = self.encode(images.flatten(0, 1), None if ctf is None else ctf.flatten(0, 1))
+        state = ImageState(*(part.unflatten(0, (sets, size)) for part in flat))
         attention = []
         for index in range(self.config.rounds):
-            state, aligned, result = self.attend(index, state, state, mask)
+            state, attended, result = self.attend(index, state, state, mask)
             attention.append(result)
-        return SetOutput(self.decode(state, aligned), tuple(attention), embedding.unflatten(0, (sets, size)))
+        return SetOutput(
+            self.decode(state, attended),
+            tuple(attention),
+            embedding.unflatten(0, (sets, size)),
+            state.centre,
+        )
+
+
+State = TypeVar("State", ImageState, Attended)
+
+
+def _flatten(state: State, dimensions: int) -> State:
+    """Join the leading dimensions of every part."""
+    return type(state)(*(part.flatten(0, dimensions - 1) for part in state))
 
 
 class ViewEmbedding(nn.Module):
@@ -235,16 +318,18 @@ class ViewEmbedding(nn.Module):
 class AttentionRound(nn.Module):
     """Angular attention, then a polar U-Net on what it brings."""
 
-    def __init__(self, channels: int, match_channels: int, widths: tuple[int, ...], grid: PolarGrid) -> None:
+    def __init__(self, config: PolarTransformerConfig, grid: PolarGrid) -> None:
         super().__init__()
-        self.match = nn.Conv2d(channels, match_channels, 1, bias=False)
+        channels = config.widths[0]
+        self.match = nn.Conv2d(channels, config.match_channels, 1, bias=False)
         # Whitened polar images lack the area weight of the L² product: start from it.
         weight = torch.tensor(grid.weights).sqrt().float()
-        self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(match_channels, 1, 1))
+        self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(config.match_channels, 1, 1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         # Just below the score of unrelated images at the start, so that it is felt and can be learned.
         self.null_logit = nn.Parameter(torch.tensor(17.0))
-        self.refine = PolarUNet(2 * (channels + 1) + 1, widths, grid.n_radii)
+        self.conditions = Conditions(10 * grid.n_radii + 2 * FrequencyBands.count + 1)
+        self.refine = PolarUNet(2 * (channels + 2) + 1, config.widths, grid.n_radii, self.conditions.size)
 
     def matchers(self, features: Tensor) -> Tensor:
         """Queries or keys of features (s, k, c, n, m): the same unit-norm projection for both."""
@@ -255,8 +340,8 @@ class AttentionRound(nn.Module):
 
     def forward(
         self, query: ImageState, keys: ImageState, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, AttentionResult]:
-        """Refined features (s, q, c, n, m), aligned mean (s, q, 1, n, m), and the attention."""
+    ) -> tuple[Tensor, Attended, AttentionResult]:
+        """Refined features (s, q, c, n, m), what the keys say, and the attention."""
         queries = self.matchers(query.features)
         attention = angular_attention(
             queries,
@@ -266,8 +351,12 @@ class AttentionRound(nn.Module):
             null_logit=self.null_logit,
             scale=self.log_scale.exp(),
         )
-        mass = (1 - attention.null_weight)[:, :, None, None, None].expand_as(query.polar)
-        seen = torch.cat([query.polar, query.features, attention.output, mass], 2)
-        refined, _ = self.refine(seen.flatten(0, 1))
-        features = refined.float().unflatten(0, query.polar.shape[:2])
-        return features, attention.output[:, :, :1], attention
+        attended = Attended(attention.output[:, :, :2], attention.key_weights @ keys.passed)
+        mass = 1 - attention.null_weight[..., None]
+        polar = torch.cat([query.polar, attended.polar], 2).flatten(0, 1)
+        told = torch.cat([query.passed, attended.passed, mass], -1).flatten(0, 1)
+        conditions = self.conditions(torch.cat([angular_products(*polar.unbind(1)), told], -1))
+        presence = mass[..., None, None].expand_as(query.polar[:, :, :1])
+        seen = torch.cat([query.polar, query.features, attention.output, presence], 2)
+        refined, _ = self.refine(seen.flatten(0, 1), conditions)
+        return refined.float().unflatten(0, query.polar.shape[:2]), attended, attention

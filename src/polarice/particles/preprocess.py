@@ -39,6 +39,8 @@ class Preprocessor:
         Side of the network's images; even. The field of view stays.
     contrast : {"bright", "dark"}
         Protein's contrast in the stack.
+    ctf_known : bool
+        Whether the network is told each image's CTF.
     phase_flip : bool
         Whether the sign changes of the CTF are undone.
     mask_diameter_A : float
@@ -56,6 +58,7 @@ class Preprocessor:
     pixel_size_A: float
     model_box: int
     contrast: Contrast
+    ctf_known: bool
     phase_flip: bool
     mask_diameter_A: float
     notices: tuple[str, ...] = ()
@@ -94,7 +97,7 @@ class Preprocessor:
         mask_diameter_A : float, optional
             By default the box.
         ctf : bool
-            Undo the CTF's sign changes where its parameters are there.
+            Undo the CTF's sign changes, and tell the network its magnitude, where its parameters are there.
         """
         notices: list[str] = []
         if contrast is None and found.contrast is None:
@@ -109,7 +112,10 @@ class Preprocessor:
             )
         if ctf and not stack.has_ctf and not stack.phase_flipped:
             missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
-            notices.append(f"The CTF is not complete (missing {missing}): phases are not flipped.")
+            notices.append(
+                f"The CTF is not complete (missing {missing}): phases are not flipped, and amplitudes are "
+                "estimated as if there were none."
+            )
         if stack.box < found.model_box:
             notices.append(
                 f"The box of {stack.box} pixels is padded to the model's {found.model_box}: "
@@ -120,6 +126,7 @@ class Preprocessor:
             pixel_size_A=stack.pixel_size_A,
             model_box=found.model_box,
             contrast=contrast or found.contrast or "bright",
+            ctf_known=ctf and stack.has_ctf,
             phase_flip=ctf and stack.has_ctf and not stack.phase_flipped,
             mask_diameter_A=mask_diameter_A or stack.box * stack.pixel_size_A,
             notices=tuple(notices),
@@ -140,15 +147,24 @@ class Preprocessor:
         radius_px = self.mask_diameter_A / 2 / self.model_pixel_size_A
         return soft_disc(self.model_box, radius_px, _EDGE_PX)
 
-    def forward(self, images: Tensor, ctf: CTF | None, statistics: ImageStatistics) -> Tensor:
+    def transfer(self, ctf: CTF) -> Tensor | None:
+        """Values of the CTF on the half spectrum of the network's images; None where it is not to be used.
+
+        Returns
+        -------
+        Tensor, shape (b, model_box, model_box // 2 + 1)
+        """
+        return ctf.evaluate(self.model_box, self.model_pixel_size_A) if self.ctf_known else None
+
+    def forward(self, images: Tensor, ctf: Tensor | None, statistics: ImageStatistics) -> Tensor:
         """Images as a network wants them.
 
         Parameters
         ----------
         images : Tensor, shape (b, box, box)
             In the stack's grey scale.
-        ctf : CTF or None
-            Of these images; needed where `phase_flip` says so.
+        ctf : Tensor, shape (b, model_box, model_box // 2 + 1), or None
+            `transfer` of these images; needed where `phase_flip` says so.
         statistics : ImageStatistics
             Of these images.
 
@@ -163,7 +179,7 @@ class Preprocessor:
         if self.phase_flip:
             if ctf is None:
                 raise PolariceError("phases cannot be flipped without a CTF")
-            model = phase_flip(model, ctf.evaluate(self.model_box, self.model_pixel_size_A))
+            model = phase_flip(model, ctf)
         return model * (self.sign / _column(statistics.noise_sigma)) * self.mask().to(model)
 
     def inverse(self, denoised: Tensor, statistics: ImageStatistics) -> Tensor:

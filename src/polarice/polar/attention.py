@@ -12,14 +12,17 @@ Differences from the paper, all optional: a mask of allowed pairs, a *null* key 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = ["AttentionResult", "Method", "angular_attention"]
 
-Method = Literal["direct", "fft", "streamed"]
+Method = Literal["auto", "direct", "fft", "streamed"]
+
+# Coefficients (512 MB of them) above which the streamed form is chosen where no gradient is wanted.
+_MOST_COEFFICIENTS = 2**27
 
 
 class AttentionResult(NamedTuple):
@@ -34,11 +37,14 @@ class AttentionResult(NamedTuple):
         the streamed form.
     null_weight : Tensor, shape (s, q)
         What is missing to a sum of one: the weight of the null key, zero without one.
+    key_weights : Tensor, shape (s, q, k) or (s, q, 2 k)
+        Coefficients summed over the rotations.
     """
 
     output: Tensor
     weights: Tensor | None
     null_weight: Tensor
+    key_weights: Tensor
 
 
 def angular_attention(
@@ -50,7 +56,7 @@ def angular_attention(
     null_logit: Tensor | None = None,
     mirror: bool = False,
     scale: Tensor | float | None = None,
-    method: Method = "fft",
+    method: Method = "auto",
     block: int = 64,
 ) -> AttentionResult:
     """Attend to every key of the set at every rotation.
@@ -72,7 +78,9 @@ def angular_attention(
         Offer each key and value mirrored (angle to minus angle) too.
     scale : Tensor or float, optional
         The paper's 1 / √(c n m) by default.
-    method : {"direct", "fft", "streamed"}
+    method : {"auto", "direct", "fft", "streamed"}
+        ``auto`` is ``fft``, or ``streamed`` where that would hold more than 512 MB of coefficients and no
+        gradient is wanted.
     block : int
         Queries and keys in a block of the streamed form.
 
@@ -87,13 +95,16 @@ def angular_attention(
     if mirror:
         key, value = (torch.cat([z, mirrored(z)], 1) for z in (key, value))
         mask = None if mask is None else torch.cat([mask, mask], -1)
+    if method == "auto":
+        coefficients = query.shape[0] * query.shape[1] * key.shape[1] * query.shape[-1]
+        method = "streamed" if coefficients > _MOST_COEFFICIENTS and not torch.is_grad_enabled() else "fft"
     if method == "streamed":
         return _streamed(query, key, value, mask, null_logit, scale, block)
     if method == "direct":
         return _direct(query, key, value, mask, null_logit, scale)
     scores = scale * _scores(_spectrum(query), _spectrum(key), query.shape[-1])
     weights, null_weight = _softmax(scores, mask, null_logit)
-    return AttentionResult(_combine(weights, value), weights, null_weight)
+    return AttentionResult(_combine(weights, value), weights, null_weight, weights.sum(-1))
 
 
 def mirrored(polar: Tensor) -> Tensor:
@@ -101,9 +112,31 @@ def mirrored(polar: Tensor) -> Tensor:
     return polar.flip(-1).roll(1, -1)
 
 
+class _RealFFT(torch.autograd.Function):
+    """`torch.fft.rfft` whose backward pass is a real transform too, at a third of the cost."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor) -> Tensor:
+        ctx.length = signal.shape[-1]
+        return torch.fft.rfft(signal)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        spectrum = gradients[0] / 2
+        spectrum[..., 0] *= 2
+        if ctx.length % 2 == 0:
+            spectrum[..., -1] *= 2
+        return torch.fft.irfft(spectrum, n=ctx.length, norm="forward")
+
+
+def _rfft(signal: Tensor) -> Tensor:
+    spectrum: Tensor = _RealFFT.apply(signal)  # type: ignore[no-untyped-call]
+    return spectrum
+
+
 def _spectrum(polar: Tensor) -> Tensor:
     """(s, k, c, n, m) to its angular spectrum (s, f, k, c n)."""
-    spectrum: Tensor = torch.fft.rfft(polar).flatten(2, 3).permute(0, 3, 1, 2)
+    spectrum: Tensor = _rfft(polar).flatten(2, 3).permute(0, 3, 1, 2)
     return spectrum
 
 
@@ -134,7 +167,7 @@ def _softmax(scores: Tensor, mask: Tensor | None, null_logit: Tensor | None) -> 
 def _combine(weights: Tensor, value: Tensor) -> Tensor:
     """Sum of the values rotated and weighted, shape (s, q, d, n, m)."""
     angles = value.shape[-1]
-    mixed = torch.fft.rfft(weights).permute(0, 3, 1, 2) @ _spectrum(value)
+    mixed = _rfft(weights).permute(0, 3, 1, 2) @ _spectrum(value)
     output: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles).unflatten(2, value.shape[2:4])
     return output
 
@@ -154,7 +187,7 @@ def _direct(
     output = torch.stack(
         [torch.einsum("sqk,skdnm->sqdnm", weights[..., turn], value.roll(turn, -1)) for turn in rotations]
     ).sum(0)
-    return AttentionResult(output, weights, null_weight)
+    return AttentionResult(output, weights, null_weight, weights.sum(-1))
 
 
 def _streamed(
@@ -170,6 +203,7 @@ def _streamed(
     angles = query.shape[-1]
     output = query.new_empty(*query.shape[:2], *value.shape[2:])
     null_weight = query.new_zeros(query.shape[:2])
+    key_weights = query.new_empty(*query.shape[:2], key.shape[1])
     for first in range(0, query.shape[1], block):
         queries = slice(first, first + block)
         spectrum = _spectrum(query[:, queries])
@@ -184,6 +218,7 @@ def _streamed(
             scores = scale * _scores(spectrum, _spectrum(key[:, keys]), angles)
             if mask is not None:
                 scores = scores.masked_fill(~mask[:, queries, keys, None], -torch.inf)
+            key_weights[:, queries, keys] = scores.logsumexp(-1)
             new_top = torch.maximum(top, scores.amax((-2, -1))).clamp_min(torch.finfo(scores.dtype).min)
             exponentials = torch.exp(scores - new_top[..., None, None])
             fade = torch.exp(top - new_top)
@@ -199,6 +234,8 @@ def _streamed(
         mixed = mixed / safe[:, None, :, None]
         part: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles)
         output[:, queries] = part.unflatten(2, value.shape[2:4])
+        log_total = (top + safe.log())[..., None]
+        key_weights[:, queries] = torch.exp(key_weights[:, queries] - log_total)
         if null_logit is not None:
             null_weight[:, queries] = angles * torch.exp(null_top - top) / safe
-    return AttentionResult(output, None, null_weight)
+    return AttentionResult(output, None, null_weight, key_weights)

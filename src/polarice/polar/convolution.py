@@ -136,10 +136,16 @@ class ConditionedAngularConv(nn.Module):
         self.gain = nn.Parameter(torch.ones(out_channels, n_radii // stride, 1))
         self.offset = nn.Parameter(torch.zeros(out_channels, n_radii // stride, 1))
 
-    def forward(self, polar: Tensor) -> Tensor:
-        """Convolve polar images (b, c, N, M); returns (b, d, N / stride, M / stride)."""
+    def forward(self, polar: Tensor, gain: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+        """Convolve polar images (b, c, N, M); returns (b, d, N / stride, M / stride).
+
+        ``gain`` multiplies and ``offset`` adds to each image's channels, both (b, d).
+        """
         out = self.conv(polar_pad(polar, self.half_width, self.half_width))
-        return torch.addcmul(self.offset, out, self.gain)
+        gains = self.gain if gain is None else self.gain * gain[:, :, None, None]
+        offsets = self.offset if offset is None else self.offset + offset[:, :, None, None]
+        # In the precision of the convolution: else autocast would do all that follows in full.
+        return torch.addcmul(offsets.to(out.dtype), out, gains.to(out.dtype))
 
 
 class LowRankAngularConv(nn.Module):

@@ -1,8 +1,9 @@
 """Training: recipes, objectives, the loop and its curves."""
 
 from .curves import training_curves
-from .loop import learning_rate, train
+from .loop import train
 from .objectives import relative_squared_error, view_contrast
+from .optimiser import learning_rate
 from .recipe import OptimiserConfig, Recipe, RunConfig
 
 __all__ = [

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import copy
 import json
-import math
+import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch import Tensor, nn
 
-from ..devices import resolve_device
+from ..devices import keep_freed_memory, resolve_device
 from ..errors import OutputError, RecipeError
 from ..files import whole
-from ..models.registry import ModelCard, build_model, save_model
+from ..models.centring import Centring, Recentring
+from ..models.registry import ModelCard, build_model, load_model, save_model
 from ..simulation.bank import StructureBank
 from ..simulation.sampler import SamplerConfig, SetBatch, SetSampler
 from .curves import training_curves
-from .objectives import relative_squared_error, view_contrast
-from .recipe import OptimiserConfig, Recipe
+from .objectives import bounded, relative_squared_error, squared_distance, view_contrast
+from .optimiser import learning_rate, make_optimisers, set_learning_rate
+from .recipe import Recipe
 
-__all__ = ["denoise_batch", "learning_rate", "train"]
+__all__ = ["Prediction", "denoise_batch", "predict", "train"]
 
 _VALIDATION_SETS = 16
 _LOG_EVERY_S = 30.0
@@ -33,12 +36,33 @@ _LOG_EVERY_S = 30.0
 _RECENT = 50
 
 
-def learning_rate(images: int, config: OptimiserConfig) -> float:
-    """Learning rate after a number of images: linear rise, plateau, cosine fall to zero."""
-    rise = min(1.0, (images + 1) / max(config.warmup_images, 1))
-    left = (config.images - images) / max(config.decay_images, 1)
-    fall = 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, left)))
-    return config.learning_rate * rise * fall
+class Prediction(NamedTuple):
+    """What a network says of a batch of sets.
+
+    Attributes
+    ----------
+    images : Tensor, shape (s, k, y, x)
+    embedding : Tensor, shape (s, k, e), or None
+        From networks that find neighbours.
+    centre : Tensor, shape (s, k, 2), or None
+        From networks that look for the particle, in pixels.
+    """
+
+    images: Tensor
+    embedding: Tensor | None
+    centre: Tensor | None
+
+
+def predict(model: nn.Module, batch: SetBatch) -> Prediction:
+    """Run a joint or a single-image network on a batch."""
+    if getattr(model, "jointly", False):
+        output = model(batch.noisy, batch.mask, batch.ctf)
+        return Prediction(output.images, output.embedding, output.centre)
+    images, ctf = batch.noisy.flatten(0, 1), batch.ctf.flatten(0, 1)
+    if hasattr(model, "locate"):
+        denoised, centre = model.locate(images, ctf)
+        return Prediction(denoised.view_as(batch.noisy), None, centre.view_as(batch.shifts_px))
+    return Prediction(model(images, ctf).view_as(batch.noisy), None, None)
 
 
 def denoise_batch(model: nn.Module, batch: SetBatch) -> tuple[Tensor, Tensor | None]:
@@ -47,19 +71,17 @@ def denoise_batch(model: nn.Module, batch: SetBatch) -> tuple[Tensor, Tensor | N
     Returns
     -------
     images : Tensor, shape (s, k, y, x)
-    embedding : Tensor, shape (s, k, e), or None from a single-image network
+    embedding : Tensor, shape (s, k, e), or None from a network that finds no neighbours
     """
-    if getattr(model, "jointly", False):
-        output = model(batch.noisy, batch.mask, batch.ctf)
-        return output.images, output.embedding
-    return model(batch.noisy.flatten(0, 1), batch.ctf.flatten(0, 1)).view_as(batch.noisy), None
+    prediction = predict(model, batch)
+    return prediction.images, prediction.embedding
 
 
 def validation_samplers(
     bank: StructureBank, data: SamplerConfig, device: torch.device
 ) -> dict[str, SetSampler]:
-    """What validation looks at: the paper's directional sets at SNR 0.03, and the recipe's own mixture."""
-    paper = replace(
+    """What validation looks at: the paper's directional sets, plain and with CTF, and the recipe's mixture."""
+    plain = replace(
         data,
         set_size=8,
         directional=1.0,
@@ -67,20 +89,23 @@ def validation_samplers(
         neighbourhood=0.0,
         snr=(0.03, 0.03),
         ctf=0.0,
-        max_shift_px=0.0,
+        centred=1.0,
         crowded=0.0,
         divided=0.0,
+        masked=0.0,
+        empty=0.0,
     )
-    return {
-        "directional_snr_0.03": SetSampler(bank, paper, seed=1, device=device),
-        "as_trained": SetSampler(bank, data, seed=1, device=device),
-    }
+    seen = replace(plain, snr=(0.02, 0.02), ctf=1.0, centred=0.0, defocus_A=(15000.0, 25000.0))
+    kinds = {"directional_snr_0.03": plain, "ctf_shifts_snr_0.02": seen, "as_trained": data}
+    return {name: SetSampler(bank, kind, seed=1, device=device) for name, kind in kinds.items()}
 
 
 class _Trainer:
     """State of one run."""
 
-    def __init__(self, recipe: Recipe, bank: StructureBank, out: Path, fabric: Fabric) -> None:
+    def __init__(
+        self, recipe: Recipe, bank: StructureBank, out: Path, fabric: Fabric, start: str | Path | None
+    ) -> None:
         self.recipe, self.out, self.fabric = recipe, out, fabric
         if len(bank) <= recipe.run.held_out:
             reason = f"the bank has {len(bank)} structures and {recipe.run.held_out} are to be held out"
@@ -97,9 +122,18 @@ class _Trainer:
         if self.model.box != recipe.data.box:
             reason = f"the network takes boxes of {self.model.box} pixels and the data has {recipe.data.box}"
             raise RecipeError(reason, hint="set the same box in [model] and [data]")
+        self.before: dict[str, Any] = {}
+        if start is not None:
+            self.before = self._begin_from(start)
         self.average = copy.deepcopy(self.model).requires_grad_(False).to(fabric.device).eval()
-        optimiser = torch.optim.Adam(self.model.parameters(), lr=recipe.optimiser.learning_rate)
-        self.wrapped, self.optimiser = fabric.setup(self.model, optimiser)
+        self.wrapped = fabric.setup_module(self.model)
+        if hasattr(self.model, "locate"):
+            self.wrapped.mark_forward_method("locate")
+        made = fabric.setup_optimizers(*make_optimisers(self.model, recipe.optimiser))
+        self.optimisers = list(made) if isinstance(made, tuple | list) else [made]
+        # Finding centres is a task of its own, whose large early gradients would silence the others'.
+        centring = {p for m in self.model.modules() if isinstance(m, Centring | Recentring) for p in m.parameters()}
+        self.parts = [list(centring), [p for p in self.model.parameters() if p not in centring]]
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -116,21 +150,26 @@ class _Trainer:
         share = config.sets_per_step // fabric.world_size
         first = self.step * config.sets_per_step + fabric.global_rank * share
         batch: SetBatch = self.sampler.batch(first, share)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.images, config)
-        images, embedding = denoise_batch(self.wrapped, batch)
-        error = relative_squared_error(images, batch.clean)
+        set_learning_rate(self.optimisers, self.images, config)
+        prediction = predict(self.wrapped, batch)
+        error = bounded(relative_squared_error(prediction.images, batch.clean))
         loss = error
-        if embedding is not None and config.contrast > 0:
-            loss = loss + config.contrast * view_contrast(embedding, batch.rotations)
-        self.optimiser.zero_grad()
+        if prediction.centre is not None and config.centring > 0:
+            loss = loss + config.centring * squared_distance(prediction.centre, batch)
+        if prediction.embedding is not None and config.contrast > 0:
+            # Every view of the whole batch counts, whichever device it is on.
+            embedding, rotations = prediction.embedding, batch.rotations
+            if fabric.world_size > 1:
+                embedding = fabric.all_gather(embedding, sync_grads=True).flatten(0, 1)
+                rotations = fabric.all_gather(rotations).flatten(0, 1)
+            loss = loss + config.contrast * view_contrast(embedding, rotations)
+        self.model.zero_grad()
         fabric.backward(loss)
-        norm = fabric.clip_gradients(
-            self.wrapped, self.optimiser, max_norm=config.clip, error_if_nonfinite=False
-        )
-        # One overflow must not poison the optimiser's memory: such a step is left out.
-        if norm is None or bool(norm.isfinite()):
-            self.optimiser.step()
+        norms = [torch.nn.utils.clip_grad_norm_(part, config.clip) for part in self.parts if part]
+        # One overflow must not poison the optimisers' memory: such a step is left out.
+        if bool(torch.stack(norms).isfinite().all()):
+            for optimiser in self.optimisers:
+                optimiser.step()
         self.step += 1
         # Early on the mean must follow fast, or it would remember the random start.
         decay = min(config.ema, (1 + self.step) / (10 + self.step))
@@ -140,7 +179,8 @@ class _Trainer:
                     mean.lerp_(now, 1 - decay)
                 else:
                     mean.copy_(now)
-        self.recent = [*self.recent[1 - _RECENT :], float(error.detach())]
+        mean_error = fabric.all_reduce(error.detach(), reduce_op="mean")
+        self.recent = [*self.recent[1 - _RECENT :], float(mean_error)]
 
     def _state(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -165,16 +205,20 @@ class _Trainer:
         state = {
             "model": self._state(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
             "recent": self.recent,
             "recipe": self.recipe.to_tables(),
+            "before": self.before,
         }
         with whole(self.out / "checkpoint.pt") as partial:
             torch.save(state, partial)
-        figures = {"images_seen": self.images, "training_hours": round(self.seconds / 3600, 3)}
+        figures = {
+            "images_seen": self.images + self.before.get("images_seen", 0),
+            "training_hours": round(self.seconds / 3600 + self.before.get("training_hours", 0), 3),
+        }
         last = {k: v for k, v in self.history[-1].items() if k in self.validation} if self.history else {}
         card = ModelCard(
             self.recipe.architecture, self.recipe.model, self.recipe.to_tables(), {**figures, **last}
@@ -192,18 +236,29 @@ class _Trainer:
         """Go on from the checkpoint."""
         path = self.out / "checkpoint.pt"
         state = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        # Runs begun before recipes were kept are taken as they are.
-        tables = self.recipe.to_tables()
-        mine, theirs = _identity(tables), _identity(state.get("recipe", tables))
+        mine, theirs = _identity(self.recipe.to_tables()), _identity(state["recipe"])
         changed = [name for name in theirs if mine.get(name) != theirs[name]]
         if changed:
             hint = "resume with the recipe it was begun with; only its length and its rates may change"
             raise RecipeError(f"the run was begun with another {changed[0]}", path=path, hint=hint)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        self.recent = state.get("recent", [])
+        self.recent, self.before = state["recent"], state["before"]
+
+    def _begin_from(self, start: str | Path) -> dict[str, Any]:
+        """Take over trained weights; returns how long they were trained."""
+        network, card = load_model(start)
+        mine = self.recipe.to_tables()["model"]
+        config = {key: value for key, value in asdict(self.model.config).items()}  # type: ignore[call-overload]
+        theirs = asdict(network.config)  # type: ignore[call-overload]
+        if card.architecture != mine["architecture"] or config != theirs:
+            hint = "give weights of the recipe's own [model], or change that"
+            raise RecipeError(f"{start} holds another network: a {card.architecture} of {theirs}", hint=hint)
+        self.model.load_state_dict(network.state_dict())
+        return {name: card.figures.get(name, 0) for name in ("images_seen", "training_hours")}
 
 
 def _identity(tables: dict[str, Any]) -> dict[str, Any]:
@@ -217,12 +272,28 @@ def _identity(tables: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _fabric(kind: torch.device, *, every: bool, precision: Any) -> Fabric:
+    """The processes of this run: those of ``torchrun``, or one for each CUDA device there is."""
+    devices: Any = "auto" if every else 1 if kind.index is None else [kind.index]
+    nodes = 1
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    strategy = "ddp" if TorchElasticEnvironment.detect() else "auto"
+    fabric = Fabric(
+        accelerator=kind.type, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision
+    )
+    fabric.launch()
+    return fabric
+
+
 def train(
     recipe: Recipe,
     bank: StructureBank,
     out: Path,
     *,
     resume: bool = False,
+    start: str | Path | None = None,
     device: str = "auto",
     max_minutes: float | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
@@ -239,8 +310,11 @@ def train(
     resume : bool
         Go on from the checkpoint in ``out``; a run that was interrupted and resumed ends like one that
         was not.
+    start : str or Path, optional
+        A shipped model's name or a weights file to begin from instead of random weights.
     device : str
-        ``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``mps``.
+        ``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``mps``. Under ``torchrun`` its processes
+        share each step's sets, and the run is the same as one process's.
     max_minutes : float, optional
         Stop (with a checkpoint) after so much time.
     log : callable, optional
@@ -268,36 +342,43 @@ def train(
     if resume and not checkpoint.exists():
         raise OutputError("there is no run to resume", path=out, hint="start it without --resume")
     kind = resolve_device(device)
-    devices: Any = "auto" if device == "cuda" else 1 if kind.index is None else [kind.index]
-    fabric = Fabric(accelerator=kind.type, devices=devices, precision=recipe.run.precision)
-    fabric.launch()
-    trainer = _Trainer(recipe, bank, out, fabric)
+    fabric = _fabric(kind, every=device == "cuda", precision=recipe.run.precision)
+    if kind.type == "cpu":
+        keep_freed_memory()
+    trainer = _Trainer(recipe, bank, out, fabric, None if resume else start)
     out.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.load()
     report = log or (lambda figures: None)
-    start, start_images, start_seconds = time.monotonic(), trainer.images, trainer.seconds
-    last_log, rate = start, 0.0
+    start_time, start_images, start_seconds = time.monotonic(), trainer.images, trainer.seconds
+    last_log, rate = start_time, 0.0
     while trainer.images < recipe.optimiser.images:
         before = trainer.images // recipe.run.validate_every
         trainer.train_step()
         now = time.monotonic()
-        trainer.seconds = start_seconds + now - start
-        rate = (trainer.images - start_images) / (now - start)
-        current = {"images": trainer.images, "relative_mse": sum(trainer.recent) / len(trainer.recent)}
-        current |= {"images_per_s": rate, "learning_rate": learning_rate(trainer.images, recipe.optimiser)}
-        late = max_minutes is not None and now - start > 60 * max_minutes
+        trainer.seconds = start_seconds + now - start_time
+        rate = (trainer.images - start_images) / (now - start_time)
+        late = max_minutes is not None and now - start_time > 60 * max_minutes
+        if max_minutes is not None:
+            # All processes stop after the same step.
+            late = fabric.broadcast(late)
         done = late or trainer.images >= recipe.optimiser.images
-        if done or trainer.images // recipe.run.validate_every > before:
-            current |= trainer.validate()
-            trainer.history.append(current)
-            if fabric.is_global_zero:
+        if fabric.is_global_zero:
+            current = {"images": trainer.images, "relative_mse": sum(trainer.recent) / len(trainer.recent)}
+            current |= {
+                "images_per_s": rate,
+                "learning_rate": learning_rate(trainer.images, recipe.optimiser),
+            }
+            if done or trainer.images // recipe.run.validate_every > before:
+                current |= trainer.validate()
+                trainer.history.append(current)
                 trainer.save()
-            report(current)
-        elif now - last_log > _LOG_EVERY_S:
-            last_log = now
-            report(current)
+                report(current)
+            elif now - last_log > _LOG_EVERY_S:
+                last_log = now
+                report(current)
         if late:
             break
+    fabric.barrier()
     last = trainer.history[-1] if trainer.history else {}
     return {"images": trainer.images, "images_per_s": round(rate, 1), **last}

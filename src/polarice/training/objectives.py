@@ -6,25 +6,45 @@ import torch
 from torch import Tensor
 
 from ..conventions import view_angle_deg
+from ..simulation.sampler import SetBatch
 
-__all__ = ["relative_squared_error", "view_contrast"]
+__all__ = ["bounded", "relative_squared_error", "squared_distance", "view_contrast"]
 
 _SAME_VIEW_DEG = 12.0
 _OTHER_VIEW_DEG = 25.0
 _TEMPERATURE = 0.1
+_FAINTEST_SNR = 0.01
+_LARGEST_ERROR = 4.0
 
 
 def relative_squared_error(estimate: Tensor, clean: Tensor) -> Tensor:
-    """Mean over sets of Σ|x̂ − x|² / Σ|x|².
+    """Σ|x̂ − x|² / Σ|x|² of each set.
 
-    Dividing by each set's own power gives every SNR the same say.
+    Dividing by each set's own power gives every SNR the same say. Of an empty set every grey value is an
+    error, measured against a particle that is barely there.
 
     Parameters
     ----------
     estimate, clean : Tensor, shape (s, k, y, x)
+
+    Returns
+    -------
+    Tensor, shape (s,)
     """
     error = (estimate - clean).square().sum((1, 2, 3))
-    return (error / clean.square().sum((1, 2, 3))).mean()
+    faintest = _FAINTEST_SNR * clean[0].numel()
+    return error / clean.square().sum((1, 2, 3)).clamp_min(faintest)
+
+
+def bounded(errors: Tensor) -> Tensor:
+    """Mean of errors of which none counts more than `_LARGEST_ERROR`: one odd set must not rule a step."""
+    return (errors / (1 + errors / _LARGEST_ERROR)).mean()
+
+
+def squared_distance(centre: Tensor, batch: SetBatch) -> Tensor:
+    """Mean squared distance, px², of centres (s, k, 2) from where the particles of a batch are."""
+    distance = (centre - batch.shifts_px).square().sum(-1)
+    return (distance * (batch.snr > 0)[:, None]).mean()
 
 
 def view_contrast(embedding: Tensor, rotations: Tensor) -> Tensor:

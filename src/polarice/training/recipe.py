@@ -15,17 +15,19 @@ from ..simulation.sampler import SamplerConfig
 __all__ = ["OptimiserConfig", "Recipe", "RunConfig"]
 
 T = TypeVar("T")
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """How the weights are moved: Adam, a warm-up, a plateau and a decay to zero.
+    """How the weights are moved: Muon and Adam, a warm-up, a plateau and a decay to zero.
 
     Attributes
     ----------
     learning_rate : float
-        On the plateau.
+        Of Adam, on the plateau.
+    kernel_learning_rate : float
+        Of Muon, which moves the kernels of convolutions, on the plateau.
     images : int
         Images seen in all.
     warmup_images, decay_images : int
@@ -39,9 +41,12 @@ class OptimiserConfig:
         Decay of the running mean of the weights, which is what is kept in the end.
     contrast : float
         Weight of the embedding's contrastive loss (joint networks).
+    centring : float
+        Weight of the squared error of the particles' centres, px² (polar networks).
     """
 
     learning_rate: float = 1e-3
+    kernel_learning_rate: float = 2e-3
     images: int = 200_000
     warmup_images: int = 5_000
     decay_images: int = 50_000
@@ -49,6 +54,7 @@ class OptimiserConfig:
     clip: float = 1.0
     ema: float = 0.998
     contrast: float = 0.05
+    centring: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class RunConfig:
     validate_every : int
         Images between two validations and checkpoints.
     precision : str
-        Lightning Fabric's, such as ``32-true`` or ``bf16-mixed``.
+        Lightning Fabric's: ``32-true`` or ``bf16-mixed``.
     """
 
     seed: int = 0
