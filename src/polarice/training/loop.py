@@ -157,12 +157,8 @@ class _Trainer:
         if prediction.centre is not None and config.centring > 0:
             loss = loss + config.centring * squared_distance(prediction.centre, batch)
         if prediction.embedding is not None and config.contrast > 0:
-            # Every view of the whole batch counts, whichever device it is on.
-            embedding, rotations = prediction.embedding, batch.rotations
-            if fabric.world_size > 1:
-                embedding = fabric.all_gather(embedding, sync_grads=True).flatten(0, 1)
-                rotations = fabric.all_gather(rotations).flatten(0, 1)
-            loss = loss + config.contrast * view_contrast(embedding, rotations)
+            contrast = view_contrast(*self._everywhere(prediction.embedding, batch.rotations))
+            loss = loss + config.contrast * fabric.world_size * contrast
         self.model.zero_grad()
         fabric.backward(loss)
         norms = [torch.nn.utils.clip_grad_norm_(part, config.clip) for part in self.parts if part]
@@ -181,6 +177,18 @@ class _Trainer:
                     mean.copy_(now)
         mean_error = fabric.all_reduce(error.detach(), reduce_op="mean")
         self.recent = [*self.recent[1 - _RECENT :], float(mean_error)]
+
+    def _everywhere(self, embedding: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and rotations of the whole batch, whichever process they are of.
+
+        Every process computes the contrast of all, and its derivative by its own embeddings: so the sum
+        over processes is the derivative by all.
+        """
+        if self.fabric.world_size == 1:
+            return embedding, rotations
+        parts = list(self.fabric.all_gather(embedding.detach()))
+        parts[self.fabric.global_rank] = embedding
+        return torch.cat(parts), self.fabric.all_gather(rotations).flatten(0, 1)
 
     def _state(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -379,6 +387,9 @@ def train(
                 report(current)
         if late:
             break
-    fabric.barrier()
+    if fabric.world_size > 1:
+        fabric.barrier()
+        # Left to the interpreter's end, this can wait for ever.
+        torch.distributed.destroy_process_group()
     last = trainer.history[-1] if trainer.history else {}
     return {"images": trainer.images, "images_per_s": round(rate, 1), **last}
