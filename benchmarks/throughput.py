@@ -1,8 +1,10 @@
-"""Images per second of training: each recipe's step, split into its stages.
+"""Images per second of training: each recipe's step, split into its stages, against the machine's peak.
 
 ``sample`` makes the images, ``forward`` denoises them and takes the loss, ``backward`` is autograd's, and
 ``optimiser`` clips the gradient, moves the weights and follows them with their running mean. The split is
-measured outside the training loop, so logging, validation and checkpoints do not count. Prints a Markdown
+measured outside the training loop, so logging, validation and checkpoints do not count. The peak is that
+of a product of large matrices in the recipe's precision on the same threads; the operations of a step are
+those of convolutions and matrix products, Fourier transforms and all else not counted. Prints a Markdown
 table and one JSON line.
 """
 
@@ -16,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from polarice.devices import resolve_device
+from polarice.devices import keep_freed_memory, resolve_device
 from polarice.models import build_model
 from polarice.models.count import count_parameters
-from polarice.simulation import SetSampler, StructureBank
+from polarice.simulation import SetBatch, SetSampler, StructureBank
 from polarice.training import Recipe, relative_squared_error, view_contrast
-from polarice.training.loop import denoise_batch
+from polarice.training.loop import predict
+from polarice.training.objectives import squared_distance
+from polarice.training.optimiser import make_optimisers
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("sample", "forward", "backward", "optimiser")
@@ -35,7 +41,7 @@ def measure(recipe: Recipe, bank: StructureBank, device: torch.device, steps: in
     sampler = SetSampler(bank, recipe.data, device=device)
     network = build_model(recipe.architecture, recipe.model).to(device)
     average = copy.deepcopy(network)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    optimisers = make_optimisers(network, config)
     mixed = recipe.run.precision == "bf16-mixed"
     seconds = dict.fromkeys(STAGES, 0.0)
 
@@ -44,21 +50,32 @@ def measure(recipe: Recipe, bank: StructureBank, device: torch.device, steps: in
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
+    def loss_of(batch: SetBatch) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            prediction = predict(network, batch)
+        loss = relative_squared_error(prediction.images, batch.clean).mean()
+        if prediction.centre is not None:
+            loss = loss + config.centring * squared_distance(prediction.centre, batch)
+        if prediction.embedding is not None:
+            loss = loss + config.contrast * view_contrast(prediction.embedding.float(), batch.rotations)
+        return loss
+
+    # A backward pass computes twice what the forward pass does.
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        loss_of(sampler.batch(0, config.sets_per_step))
     for step in range(steps + 1):
         times = [tick()]
         batch = sampler.batch(step * config.sets_per_step, config.sets_per_step)
         times.append(tick())
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            images, embedding = denoise_batch(network, batch)
-        loss = relative_squared_error(images, batch.clean)
-        if embedding is not None:
-            loss = loss + config.contrast * view_contrast(embedding.float(), batch.rotations)
+        loss = loss_of(batch)
         times.append(tick())
-        optimiser.zero_grad()
+        network.zero_grad()
         loss.backward()
         times.append(tick())
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         with torch.no_grad():
             for mean, now in zip(average.parameters(), network.parameters(), strict=True):
                 mean.lerp_(now, 1 - config.ema)
@@ -70,10 +87,26 @@ def measure(recipe: Recipe, bank: StructureBank, device: torch.device, steps: in
     total = sum(seconds.values())
     return {
         "parameters": count_parameters(network),
+        "gflops_per_s": round(3 * steps * counter.get_total_flops() / total / 1e9, 1),
         "images_per_s": round(images_seen / total, 1),
         "sampler_images_per_s": round(images_seen / seconds["sample"], 1),
         **{stage: round(seconds[stage] / total, 3) for stage in STAGES},
     }
+
+
+def peak(device: torch.device, mixed: bool) -> float:
+    """GFLOP/s of a product of two large matrices; the best of several."""
+    side = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if mixed else torch.float32
+    first, second = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        first @ second
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best / 1e9
 
 
 def main() -> None:
@@ -89,25 +122,30 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     bank = StructureBank.load(arguments.bank)
 
     rows = {}
     for path in arguments.recipes:
         recipe = Recipe.load(path)
         precision = recipe.run.precision
+        top = peak(device, precision == "bf16-mixed")
         figures = measure(recipe, bank, device, arguments.steps)
+        figures["of_peak"] = round(figures["gflops_per_s"] / top, 3)
         rows[path.stem] = {"precision": precision, "set_size": recipe.data.set_size, **figures}
 
     print(f"Training throughput on {device}, {arguments.threads} thread(s), {len(bank)} structures\n")
     print(
-        "| recipe | precision | parameters | images/s | sampler alone, images/s | "
+        "| recipe | precision | parameters | images/s | GFLOP/s | of peak | sampler alone, images/s | "
         + " | ".join(STAGES)
         + " |"
     )
-    print("|---" * (5 + len(STAGES)) + "|")
+    print("|---" * (7 + len(STAGES)) + "|")
     for name, row in rows.items():
         shares = " | ".join(f"{100 * row[stage]:.0f} %" for stage in STAGES)
-        sizes = f"{row['parameters']:,} | {row['images_per_s']} | {row['sampler_images_per_s']}"
+        sizes = f"{row['parameters']:,} | {row['images_per_s']} | {row['gflops_per_s']} | {row['of_peak']:.0%}"
+        sizes += f" | {row['sampler_images_per_s']}"
         print(f"| {name} | {row['precision']} | {sizes} | {shares} |")
     result = {"benchmark": "throughput", "device": str(device), "threads": arguments.threads, "rows": rows}
     print(json.dumps(result))

@@ -375,7 +375,8 @@ def train(
             current = {"images": trainer.images, "relative_mse": sum(trainer.recent) / len(trainer.recent)}
             current |= {
                 "images_per_s": rate,
-                "learning_rate": learning_rate(trainer.images, recipe.optimiser),
+                "learning_rate": recipe.optimiser.learning_rate
+                * learning_rate(trainer.images, recipe.optimiser),
             }
             if done or trainer.images // recipe.run.validate_every > before:
                 current |= trainer.validate()
