@@ -1,0 +1,65 @@
+"""What `peers.py` asks of ASPIRE: run by a Python that has ASPIRE, and never imported.
+
+ASPIRE (GPL-3.0) and polarice meet in files alone. Prints one JSON line. Reading the input and writing
+the result are part of the time that is measured; importing ASPIRE is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import aspire
+import mrcfile
+import numpy as np
+from aspire.basis import FFBBasis2D
+from aspire.classification import BFTAverager2D, RIRClass2D
+from aspire.denoising import DenoiserCov2D
+from aspire.source import ArrayImageSource
+
+
+def cwf(source: ArrayImageSource, noise_variance: float) -> tuple[np.ndarray, dict[str, float]]:
+    """Covariance Wiener filter in the fast Fourier-Bessel basis, told the true noise variance."""
+    basis = FFBBasis2D(source.L, dtype=source.dtype)
+    return DenoiserCov2D(source, basis, noise_variance).denoise[:].asnumpy(), {}
+
+
+def class_average(source: ArrayImageSource, neighbours: int) -> tuple[np.ndarray, dict[str, float]]:
+    """Rotationally invariant classification, then averages of aligned images without a shift search."""
+    basis = FFBBasis2D(source.L, dtype=source.dtype)
+    start = time.perf_counter()
+    classes, reflections, _ = RIRClass2D(source, n_nbor=neighbours, seed=0).classify()
+    classified = time.perf_counter()
+    averages = BFTAverager2D(basis, source, radius=0).average(classes, reflections).asnumpy()
+    return averages, {"classify": classified - start, "average": time.perf_counter() - classified}
+
+
+def main() -> None:
+    """Do one job on one stack after another."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("job", choices=["cwf", "class-average"])
+    parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …; .mrcs")
+    parser.add_argument("--noise-variance", type=float, default=1.0)
+    parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
+    arguments = parser.parse_args()
+    done = []
+    for path, out in zip(arguments.files[::2], arguments.files[1::2], strict=True):
+        start = time.perf_counter()
+        with mrcfile.open(path) as file:
+            images, pixel_size_A = np.array(file.data, np.float32), float(file.voxel_size.x)
+        source = ArrayImageSource(images, pixel_size=pixel_size_A)
+        if arguments.job == "cwf":
+            result, stages = cwf(source, arguments.noise_variance)
+        else:
+            result, stages = class_average(source, arguments.neighbours)
+        with mrcfile.new(out, overwrite=True) as file:
+            file.set_data(result.astype(np.float32))
+            file.set_image_stack()
+            file.voxel_size = pixel_size_A
+        done.append({"images": len(images), "seconds": time.perf_counter() - start, "stages": stages})
+    print(json.dumps({"aspire": aspire.__version__, "done": done}))
+
+
+if __name__ == "__main__":
+    main()
