@@ -144,7 +144,9 @@ def main() -> None:
     print("|---" * (7 + len(STAGES)) + "|")
     for name, row in rows.items():
         shares = " | ".join(f"{100 * row[stage]:.0f} %" for stage in STAGES)
-        sizes = f"{row['parameters']:,} | {row['images_per_s']} | {row['gflops_per_s']} | {row['of_peak']:.0%}"
+        sizes = (
+            f"{row['parameters']:,} | {row['images_per_s']} | {row['gflops_per_s']} | {row['of_peak']:.0%}"
+        )
         sizes += f" | {row['sampler_images_per_s']}"
         print(f"| {name} | {row['precision']} | {sizes} | {shares} |")
     result = {"benchmark": "throughput", "device": str(device), "threads": arguments.threads, "rows": rows}

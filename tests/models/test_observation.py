@@ -19,7 +19,9 @@ def test_bands_are_means_over_rings() -> None:
     """A constant has the same mean in every band that exists, a single ring is found in its own."""
     bands = FrequencyBands(64)
     torch.testing.assert_close(bands(torch.ones(64, 33)), torch.ones(bands.count))
-    ring = torch.hypot(*torch.meshgrid(64 * torch.fft.fftfreq(64), 64 * torch.fft.rfftfreq(64), indexing="ij"))
+    ring = torch.hypot(
+        *torch.meshgrid(64 * torch.fft.fftfreq(64), 64 * torch.fft.rfftfreq(64), indexing="ij")
+    )
     power = ((ring > 6) & (ring <= 8)).float()
     expected = torch.zeros(bands.count)
     expected[5] = 1

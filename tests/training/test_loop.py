@@ -29,13 +29,20 @@ def checkpoint(out: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("architecture", ["polar-transformer", "unet"])
 def test_a_tiny_network_learns(architecture: str, recipe: Make, bank: StructureBank, tmp_path: Path) -> None:
     chosen = recipe(
-        optimiser={"images": 640, "learning_rate": 5e-3, "kernel_learning_rate": 5e-3, "ema": 0.9, "decay_images": 200},
+        optimiser={
+            "images": 640,
+            "learning_rate": 5e-3,
+            "kernel_learning_rate": 5e-3,
+            "ema": 0.9,
+            "decay_images": 200,
+        },
         run={"validate_every": 320},
     )
     if architecture == "unet":
         chosen = replace(chosen, architecture="unet", model={"box": 32, "widths": [8, 16]})
     # A step so small that the first validation sees the random start.
-    still = replace(chosen, optimiser=replace(chosen.optimiser, images=8, learning_rate=1e-12, kernel_learning_rate=1e-12))
+    slow = {"images": 8, "learning_rate": 1e-12, "kernel_learning_rate": 1e-12}
+    still = replace(chosen, optimiser=replace(chosen.optimiser, **slow))
     start = run(still, bank, tmp_path / "start")["as_trained"]
     figures = run(chosen, bank, tmp_path / "run")
     history = json.loads((tmp_path / "run" / "history.json").read_text())

@@ -53,7 +53,7 @@ def test_every_weight_moves_once() -> None:
 
 
 def test_an_update_is_orthogonal_and_of_adams_size() -> None:
-    """The singular values of an update are near 0.2 sqrt(longer side) times the rate, whatever the gradient's."""
+    """Its singular values are near 0.2 sqrt(longer side) times the rate, whatever the gradient's."""
     torch.manual_seed(0)
     kernel = nn.Parameter(torch.zeros(16, 4, 3, 3))
     kernel.grad = torch.randn(16, 4, 3, 3) * torch.logspace(-1, 0, 16)[:, None, None, None]

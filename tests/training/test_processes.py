@@ -18,7 +18,8 @@ from pathlib import Path
 from polarice.simulation.bank import StructureBank
 from polarice.training import Recipe, train
 folder = Path(sys.argv[1])
-train(Recipe.load(folder / "recipe.toml"), StructureBank.load(folder / "bank.npz"), folder / "two", device="cpu")
+bank = StructureBank.load(folder / "bank.npz")
+train(Recipe.load(folder / "recipe.toml"), bank, folder / "two", device="cpu")
 """
 
 

@@ -9,6 +9,7 @@ its softmax. `Recentring` reads what is left of the displacement off polar featu
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Centring(nn.Module):
         channels = (2, *[_CHANNELS] * _LAYERS, 1)
         self.filters = nn.ParameterList(
             nn.Parameter(torch.randn(after, before, len(_NODES)) * math.sqrt(2 / before) / _SCALE)
-            for before, after in zip(channels[:-1], channels[1:], strict=True)
+            for before, after in pairwise(channels)
         )
         with torch.no_grad():
             self.filters[-1].mul_(0.01)
@@ -64,7 +65,7 @@ class Centring(nn.Module):
     _within: Tensor
 
     def forward(self, spectra: Tensor) -> Tensor:
-        """Displacements (b, 2) along (x, y) in pixels of images with the half spectra (b, 2, L, L // 2 + 1)."""
+        """Displacements (b, 2) along (x, y), pixels, of images with half spectra (b, 2, L, L // 2 + 1)."""
         side, half = self.coarse, self.coarse // 2
         with torch.autocast(spectra.device.type, enabled=False):
             low = torch.cat([spectra[..., :half, : half + 1], spectra[..., -half:, : half + 1]], -2) / 4

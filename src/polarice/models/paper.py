@@ -113,9 +113,7 @@ class PaperPolarTransformer(nn.Module):
         """Side of the images, in pixels."""
         return self.config.box
 
-    def forward(
-        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
-    ) -> SetOutput:
+    def forward(self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None) -> SetOutput:
         """Denoise sets (s, k, y, x); ``mask`` (s, k, k) is true where the first may use the second."""
         sets = images.shape[:2]
         features = self.before(self.transform(images).flatten(0, 1)[:, None])

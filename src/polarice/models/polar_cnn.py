@@ -82,7 +82,7 @@ class PolarCNN(nn.Module):
         return self.locate(images, ctf)[0]
 
     def locate(self, images: Tensor, ctf: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Denoised images (b, y, x) as in `forward`, and where the particles lie: (b, 2), (x, y) in pixels."""
+        """Denoised images (b, y, x) as in `forward`, and where the particles lie, (x, y) in pixels (b, 2)."""
         spectra, ctf = observed_spectra(images, ctf)
         observed = torch.fft.irfft2(spectra, s=images.shape[-2:])
         centre = self.centring(spectra)

@@ -235,9 +235,7 @@ class PolarTransformer(nn.Module):
         unflattened: Tensor = moved(images, state.centre).unflatten(0, leading)
         return unflattened
 
-    def forward(
-        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
-    ) -> SetOutput:
+    def forward(self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None) -> SetOutput:
         """Denoise sets.
 
         Parameters

@@ -147,7 +147,9 @@ class _Block(nn.Module):
         for conv, norm, linear in zip(self.convs, self.norms, self.conditions, strict=True):
             x = conv(x)
             with torch.autocast(x.device.type, enabled=False):
-                gain, offset = (part[:, :, None, None].to(x.dtype) for part in linear(conditions).chunk(2, -1))
+                gain, offset = (
+                    part[:, :, None, None].to(x.dtype) for part in linear(conditions).chunk(2, -1)
+                )
             x = functional.leaky_relu(norm(torch.addcmul(offset, x, 1 + gain)), 0.1)
         return x
 

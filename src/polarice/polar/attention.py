@@ -118,7 +118,8 @@ class _RealFFT(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, signal: Tensor) -> Tensor:
         ctx.length = signal.shape[-1]
-        return torch.fft.rfft(signal)
+        spectrum: Tensor = torch.fft.rfft(signal)
+        return spectrum
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -126,7 +127,8 @@ class _RealFFT(torch.autograd.Function):
         spectrum[..., 0] *= 2
         if ctx.length % 2 == 0:
             spectrum[..., -1] *= 2
-        return torch.fft.irfft(spectrum, n=ctx.length, norm="forward")
+        gradient: Tensor = torch.fft.irfft(spectrum, n=ctx.length, norm="forward")
+        return gradient
 
 
 def _rfft(signal: Tensor) -> Tensor:

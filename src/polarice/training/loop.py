@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor, nn
 
 from ..devices import keep_freed_memory, resolve_device
@@ -59,8 +59,9 @@ def predict(model: nn.Module, batch: SetBatch) -> Prediction:
         output = model(batch.noisy, batch.mask, batch.ctf)
         return Prediction(output.images, output.embedding, output.centre)
     images, ctf = batch.noisy.flatten(0, 1), batch.ctf.flatten(0, 1)
-    if hasattr(model, "locate"):
-        denoised, centre = model.locate(images, ctf)
+    locate = getattr(model, "locate", None)
+    if callable(locate):
+        denoised, centre = locate(images, ctf)
         return Prediction(denoised.view_as(batch.noisy), None, centre.view_as(batch.shifts_px))
     return Prediction(model(images, ctf).view_as(batch.noisy), None, None)
 
@@ -80,7 +81,7 @@ def denoise_batch(model: nn.Module, batch: SetBatch) -> tuple[Tensor, Tensor | N
 def validation_samplers(
     bank: StructureBank, data: SamplerConfig, device: torch.device
 ) -> dict[str, SetSampler]:
-    """What validation looks at: the paper's directional sets, plain and with CTF, and the recipe's mixture."""
+    """What is validated on: the paper's directional sets, plain and with CTF, and the recipe's mixture."""
     plain = replace(
         data,
         set_size=8,
@@ -132,7 +133,9 @@ class _Trainer:
         made = fabric.setup_optimizers(*make_optimisers(self.model, recipe.optimiser))
         self.optimisers = list(made) if isinstance(made, tuple | list) else [made]
         # Finding centres is a task of its own, whose large early gradients would silence the others'.
-        centring = {p for m in self.model.modules() if isinstance(m, Centring | Recentring) for p in m.parameters()}
+        centring = {
+            p for m in self.model.modules() if isinstance(m, Centring | Recentring) for p in m.parameters()
+        }
         self.parts = [list(centring), [p for p in self.model.parameters() if p not in centring]]
         self.step = 0
         self.seconds = 0.0
@@ -175,7 +178,7 @@ class _Trainer:
                     mean.lerp_(now, 1 - decay)
                 else:
                     mean.copy_(now)
-        mean_error = fabric.all_reduce(error.detach(), reduce_op="mean")
+        mean_error = cast(Tensor, fabric.all_reduce(error.detach(), reduce_op="mean"))
         self.recent = [*self.recent[1 - _RECENT :], float(mean_error)]
 
     def _everywhere(self, embedding: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,9 +189,10 @@ class _Trainer:
         """
         if self.fabric.world_size == 1:
             return embedding, rotations
-        parts = list(self.fabric.all_gather(embedding.detach()))
-        parts[self.fabric.global_rank] = embedding
-        return torch.cat(parts), self.fabric.all_gather(rotations).flatten(0, 1)
+        gathered = (cast(Tensor, self.fabric.all_gather(part)) for part in (embedding.detach(), rotations))
+        embeddings, all_rotations = (list(part) for part in gathered)
+        embeddings[self.fabric.global_rank] = embedding
+        return torch.cat(embeddings), torch.cat(all_rotations)
 
     def _state(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -260,7 +264,7 @@ class _Trainer:
         """Take over trained weights; returns how long they were trained."""
         network, card = load_model(start)
         mine = self.recipe.to_tables()["model"]
-        config = {key: value for key, value in asdict(self.model.config).items()}  # type: ignore[call-overload]
+        config = asdict(self.model.config)  # type: ignore[call-overload]
         theirs = asdict(network.config)  # type: ignore[call-overload]
         if card.architecture != mine["architecture"] or config != theirs:
             hint = "give weights of the recipe's own [model], or change that"

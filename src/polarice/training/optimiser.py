@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Adam, Muon, Optimizer
 
@@ -38,11 +37,11 @@ class KernelMuon(Muon):
         matrices = [nn.Parameter(kernel.detach().flatten(1)) for kernel in self._kernels]
         super().__init__(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take the kernels' gradients and move them."""
         for matrix, kernel in zip(self.param_groups[0]["params"], self._kernels, strict=True):
             matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
-        return super().step(closure)
+        return super().step(closure)  # type: ignore[no-untyped-call]
 
 
 def make_optimisers(network: nn.Module, config: OptimiserConfig) -> list[Optimizer]:
@@ -54,7 +53,8 @@ def make_optimisers(network: nn.Module, config: OptimiserConfig) -> list[Optimiz
         On its final device.
     config : OptimiserConfig
     """
-    kernels, others = [], []
+    kernels: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in network.parameters():
         is_kernel = parameter.ndim == 4 and min(parameter.flatten(1).shape) >= _LEAST_SIDE
         (kernels if is_kernel else others).append(parameter)
@@ -72,11 +72,10 @@ def learning_rate(images: int, config: OptimiserConfig) -> float:
     return rise * fall
 
 
-def set_learning_rate(optimisers: list[Optimizer], images: int, config: OptimiserConfig) -> None:
-    """Set the rates that are due after a number of images."""
+def set_learning_rate(optimisers: Sequence[Any], images: int, config: OptimiserConfig) -> None:
+    """Set the rates of what `make_optimisers` made that are due after a number of images."""
     fraction = learning_rate(images, config)
-    for optimiser, rate in zip(
-        optimisers, (config.learning_rate, config.kernel_learning_rate), strict=False
-    ):
+    rates = (config.learning_rate, config.kernel_learning_rate)
+    for optimiser, rate in zip(optimisers, rates, strict=False):
         for group in optimiser.param_groups:
             group["lr"] = rate * fraction
