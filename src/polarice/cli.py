@@ -165,6 +165,10 @@ def train(
     bank: Annotated[Path, Parameter(help="A bank from `polarice bank build`.")],
     out: Annotated[Path, Parameter(help="Folder of the run.")],
     resume: Annotated[bool, Parameter(help="Go on from the folder's checkpoint.", negative="")] = False,
+    start: Annotated[
+        str | None,
+        Parameter(name="--from", help="Begin from a shipped model or a weights file."),
+    ] = None,
     device: Device = "auto",
     max_minutes: Annotated[
         float | None, Parameter(help="Stop with a checkpoint after so many minutes.")
@@ -191,6 +195,7 @@ def train(
         StructureBank.load(bank),
         out,
         resume=resume,
+        start=start,
         device=device,
         max_minutes=max_minutes,
         log=log,
@@ -332,6 +337,52 @@ def attention(
     for file, what in figures["files"].items():
         console.say(f"{what}: {file}")
     console.finish(figures)
+    return 0
+
+
+@benchmark_app.command
+def paper(
+    bank: Annotated[Path, Parameter(help="A bank of structures that no model was trained on.")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder to write.")],
+    models: Annotated[
+        list[str] | None,
+        Parameter(help="Shipped names or weights files; all that is shipped by default.", negative=""),
+    ] = None,
+    structures: Annotated[
+        int | None, Parameter(help="Use so many of the bank's structures, evenly spaced.")
+    ] = None,
+    quick: Annotated[bool, Parameter(help="Use a tenth of the structures.", negative="")] = False,
+    cwf: Annotated[
+        Path | None, Parameter(help="Results of covariance Wiener filtering to show beside, JSON.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="Of images and intervals.")] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Measure classical methods, networks and bounds under the paper's conditions."""
+    from .denoising import prepare_output
+    from .evaluation import benchmark
+    from .simulation import StructureBank
+
+    console = (output or Output()).console()
+    prepare_output(out, overwrite)
+    test_bank = StructureBank.load(bank)
+    settings = benchmark.BenchmarkSettings(
+        models=tuple(models) if models else None, structures=structures, seed=seed, device=device
+    )
+    if quick:
+        settings = settings.quick(len(test_bank))
+    with console.progress():
+        result = benchmark.run_benchmark(test_bank, settings, cwf=cwf, progress=console.step)
+    files = benchmark.write_benchmark(result, out)
+    for note in result.notes:
+        console.note(f"note: {note}")
+    for line in benchmark.table_lines(result):
+        console.say(line)
+    console.say(f"{result.seconds / 60:.1f} minutes; the tables: {files['table']}")
+    console.finish({**result.figures(), "files": {name: str(path) for name, path in files.items()}})
     return 0
 
 

@@ -55,11 +55,8 @@ def align_sets(
         centres = _centres(seen, transfer, damping, max_shift_px)
         seen = shift_images(seen, -centres)
     turns = turn_matrices(_STEP * torch.arange(_ANGLES, device=seen.device))
-    copies = move_images(
-        seen[:, :, None].expand(-1, -1, _ANGLES, -1, -1),
-        turns.expand(sets, size, -1, -1, -1),
-        seen.new_zeros(sets, size, _ANGLES, 2),
-    )
+    frames = turns.expand(sets, size, -1, -1, -1), seen.new_zeros(sets, size, _ANGLES, 2)
+    copies = move_images(seen, *frames)
     filtered = torch.fft.irfft2(torch.fft.rfft2(seen) / (transfer + damping), s=(low, low))
     steps = _agree_on_angles(copies, filtered)
     if size > 1:
@@ -156,7 +153,8 @@ def _scores(spectra: Tensor, references: Tensor, max_shift_px: float) -> Tensor:
     near = torch.arange(-reach, reach + 1, device=spectra.device) % low
     scores = torch.fft.irfft2(products, s=(low, low))[..., near, :][..., near]
     distance = radius_grid(2 * reach + 1, device=spectra.device)
-    return scores.masked_fill((distance > max_shift_px) | (distance >= reach), -torch.inf)
+    inside: Tensor = scores.masked_fill((distance > max_shift_px) | (distance >= reach), -torch.inf)
+    return inside
 
 
 def _ramp(box: int, offset: Tensor) -> Tensor:

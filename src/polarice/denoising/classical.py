@@ -28,7 +28,7 @@ __all__ = [
 # Images are aligned by their lower half of frequencies, where nearly all of the signal is.
 _LOW_PASS = 2
 _SMALLEST_BOX = 16
-_IMAGES_AT_ONCE = 128
+_IMAGES_AT_ONCE = 32
 # Standard deviations that a ring's own power must be above zero to be believed.
 _DOUBT = 2.0
 
@@ -134,9 +134,8 @@ def aligned_sums(
 
 def in_each_frame(average: Tensor, matrices: Tensor, shifts_px: Tensor) -> Tensor:
     """Put an image of a common frame (s, L, L) into the frame of each image, shape (s, k, L, L)."""
-    back = matrices.transpose(-1, -2)
-    copies = average[:, None].expand(-1, matrices.shape[1], -1, -1)
-    return move_images(copies, back, -(back @ shifts_px[..., None])[..., 0])
+    back = matrices.mT
+    return move_images(average, back, -(back @ shifts_px[..., None])[..., 0])
 
 
 def class_average(
