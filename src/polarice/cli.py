@@ -233,7 +233,10 @@ def denoise(
         float | None,
         Parameter(help="Look at nothing outside a disc of this diameter, Å; the box by default."),
     ] = None,
-    ctf: Annotated[bool, Parameter(help="Undo the sign changes of the CTF.")] = True,
+    ctf: Annotated[bool, Parameter(help="Use the CTF: undo its sign changes, tell the network.")] = True,
+    mixed_precision: Annotated[
+        bool, Parameter(help="Compute in bfloat16 where the device does so natively: faster.")
+    ] = True,
     truth: Annotated[Path | None, Parameter(help="Clean stack of the same rows, to measure against.")] = None,
     overwrite: Overwrite = False,
     output: Output | None = None,
@@ -254,6 +257,7 @@ def denoise(
         contrast=contrast,
         mask_diameter_A=mask_diameter,
         ctf=ctf,
+        mixed_precision=mixed_precision,
     )
     if truth is not None:
         noisy, clean = (ParticleStack.open(path, pixel_size_A=pixel_size) for path in (particles, truth))

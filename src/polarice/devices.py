@@ -9,7 +9,7 @@ import torch
 
 from .errors import DeviceError
 
-__all__ = ["keep_freed_memory", "resolve_device"]
+__all__ = ["keep_freed_memory", "mixed_precision", "resolve_device"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -51,3 +51,22 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Context of convolutions in bfloat16, where wanted and where the device has instructions for it.
+
+    The networks are trained so; their images differ from those in full precision by a relative squared
+    error of a few 1e-5.
+    """
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and _has_bfloat16()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able)
+
+
+def _has_bfloat16() -> bool:
+    # Older versions of torch cannot say.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16", False))

@@ -95,9 +95,7 @@ class SetDenoiser:
         self.box = network.box
 
     @torch.inference_mode()
-    def __call__(
-        self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None
-    ) -> SetResult:
+    def __call__(self, images: Tensor, mask: Tensor | None = None, ctf: Tensor | None = None) -> SetResult:
         """Denoise sets.
 
         Parameters

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..devices import resolve_device
+from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import ModelError
 from ..files import whole
 from ..models import PolarTransformer, load_model
@@ -98,7 +98,9 @@ def denoise_stack(
     _clear(out)
     runner = StackRun(stack, preprocessor, found, device, seconds, report)
     neighbours = weights = angles = None
-    with writer:
+    if device.type == "cpu":
+        keep_freed_memory()
+    with writer, mixed_precision(device, settings.mixed_precision):
         if isinstance(network, PolarTransformer):
             neighbours, weights, angles, gains = runner.jointly(network, writer, settings, out)
             writer.set_columns(

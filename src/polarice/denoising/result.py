@@ -38,7 +38,10 @@ class DenoiseSettings:
     mask_diameter_A : float, optional
         Diameter of the disc outside of which nothing is looked at; the box by default.
     ctf : bool
-        Undo the sign changes of the CTF where its parameters are given.
+        Use the CTF where its parameters are given: undo its sign changes, and tell the network.
+    mixed_precision : bool
+        Compute convolutions in bfloat16 where the device has instructions for it: nearly twice as fast, and
+        the images differ by a relative squared error of a few 1e-5 between devices.
     """
 
     model: str = "polar-transformer-64"
@@ -49,6 +52,7 @@ class DenoiseSettings:
     contrast: Contrast | None = None
     mask_diameter_A: float | None = None
     ctf: bool = True
+    mixed_precision: bool = True
 
 
 @dataclass(frozen=True)
