@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from polarice import __version__
 from polarice.cli import main
+from polarice.evaluation import benchmark
 from polarice.models import read_card, shipped_models
 from polarice.particles import ParticleStack
 from polarice.simulation import SimulationResult, StructureBank, example_structure
@@ -481,6 +483,44 @@ def test_many_problems_have_a_line_each(
 
 
 # -- models and demo ----------------------------------------------------------------------------------
+
+
+def test_benchmark_paper(
+    run: Run,
+    bank: Path,
+    single_weights: Path,
+    joint_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Two columns instead of eight: every one goes the same way.
+    conditions = benchmark.Condition("gaussian", 0.05), benchmark.Condition("gaussian", 0.2)
+    short = partial(
+        benchmark.BenchmarkSettings,
+        conditions=conditions,
+        set_size=4,
+        curve_snrs=(),
+        sweep_sizes=(1, 2),
+        sweep_views=(1,),
+        resamples=20,
+    )
+    monkeypatch.setattr(benchmark, "BenchmarkSettings", short)
+    models = "--models", single_weights, "--models", joint_weights, "--models", "absent"
+    out = tmp_path / "out"
+    ended = run("benchmark", "paper", bank, "--out", out, "--quick", *models)
+    assert ended.status == 0
+    assert "absent is left out" in ended.err
+    for name in ("radial Wiener filter", "tiny-unet", "tiny-joint, directional 4", "oracle alignment, 4"):
+        assert name in ended.out
+    check_error(run("benchmark", "paper", bank, "--out", out), "not empty")
+    again = ("benchmark", "paper", bank, "--out", out, "--structures", 2, "--overwrite", *models)
+    figures = run(*again, "--json").json()
+    files = figures.pop("files")
+    assert figures == {**json.loads((out / "benchmark.json").read_text()), "seconds": figures["seconds"]}
+    assert len(figures["structures"]) == 2
+    assert all(Path(path).is_file() for path in files.values())
+    check_error(run("benchmark", "paper", tmp_path / "no.npz", "--out", tmp_path / "new"), "no.npz")
+    assert not (tmp_path / "new").exists()
 
 
 def test_models(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,21 @@ class BenchmarkResult:
     def _draws(self) -> NDArray[np.int64]:
         return resamples(len(self.structures), self.settings.resamples, self.settings.seed)
 
+    @cached_property
+    def _worth(self) -> dict[tuple[str, str], EffectiveImages]:
+        """K_eff of every row under every condition that has a curve; it is asked for more than once."""
+        worth = {}
+        for condition in self.settings.conditions:
+            curve = self.curves.get(condition.kind)
+            if curve is None:
+                continue
+            for row in self.rows:
+                errors = row.energies[condition.name].relative
+                worth[row.name, condition.name] = effective_images(
+                    errors, condition.snr, curve.snrs, curve.errors, self._draws
+                )
+        return worth
+
     @property
     def reference(self) -> Row | None:
         """The row that others are compared with."""
@@ -146,11 +161,7 @@ class BenchmarkResult:
 
     def effective(self, row: Row, condition: Condition) -> EffectiveImages | None:
         """K_eff; None without a single-image network."""
-        curve = self.curves.get(condition.kind)
-        if curve is None:
-            return None
-        errors = row.energies[condition.name].relative
-        return effective_images(errors, condition.snr, curve.snrs, curve.errors, self._draws)
+        return self._worth.get((row.name, condition.name))
 
     def ratio(self, row: Row, condition: Condition) -> Interval | None:
         """Mean error over that of the reference on the same structures."""
