@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -68,5 +70,5 @@ def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast
 
 def _has_bfloat16() -> bool:
     # Older versions of torch cannot say.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16", False))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..denoising import SetDenoiser
 from ..errors import PolariceError
-from ..simulation import SamplerConfig, SetBatch, SetSampler, StructureBank, view_sets
+from ..simulation import SetBatch, SetSampler, StructureBank, view_sets
 from .angles import (
     angle_error_deg,
     class_average_angles_deg,
@@ -27,6 +27,7 @@ from .angles import (
     rotation_self_similarity,
     true_angles_deg,
 )
+from .benchmark.settings import Condition
 from .classes import adjusted_rand_index, attention_classes
 
 __all__ = [
@@ -288,24 +289,7 @@ def _sets(
 
     The i-th set of a seed has the same views and diameter whatever its size.
     """
-    config = SamplerConfig(
-        box=box,
-        set_size=size,
-        directional=1.0,
-        general=0.0,
-        neighbourhood=0.0,
-        snr=(snr, snr),
-        diameter=(0.4, 0.8),
-        blur_px=(0.45, 1.2),
-        ctf=0.0,
-        max_shift_px=0.0,
-        centred=0.0,
-        poissonicity=0.0,
-        empty=0.0,
-        crowded=0.0,
-        masked=0.0,
-        divided=0.0,
-    )
+    config = Condition("gaussian", snr).sampler(box, size)
     mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     rotations, _ = view_sets(count * size, size // views, 0.0, mixed)
     return SetSampler(bank, config, seed=mixed).batch(0, count, rotations.view(count, size, 3, 3))
