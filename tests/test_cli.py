@@ -428,7 +428,7 @@ def test_denoise_options_reach_the_run(
         "--mask-diameter": 60,
     }
     tokens = [token for option in options.items() for token in option]
-    ended = run("denoise", star, "--out", tmp_path / "a", *tokens, "--no-ctf", "--json")
+    ended = run("denoise", star, "--out", tmp_path / "a", *tokens, "--no-ctf", "--no-mixed-precision", "--json")
     assert "note: No half-set labels" in ended.err
     assert ended.json()["phase_flipped"] is False
     settings = json.loads((tmp_path / "a" / "denoise.json").read_text())["configuration"]["settings"]
@@ -441,6 +441,7 @@ def test_denoise_options_reach_the_run(
         "contrast": "bright",
         "mask_diameter_A": 60,
         "ctf": False,
+        "mixed_precision": False,
     }
     figures = run(
         "denoise", star, "--out", tmp_path / "b", "--model", single_weights, "--pixel-size", 2, "--json"
