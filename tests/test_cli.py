@@ -428,7 +428,8 @@ def test_denoise_options_reach_the_run(
         "--mask-diameter": 60,
     }
     tokens = [token for option in options.items() for token in option]
-    ended = run("denoise", star, "--out", tmp_path / "a", *tokens, "--no-ctf", "--no-mixed-precision", "--json")
+    tokens += ["--no-ctf", "--no-mixed-precision", "--json"]
+    ended = run("denoise", star, "--out", tmp_path / "a", *tokens)
     assert "note: No half-set labels" in ended.err
     assert ended.json()["phase_flipped"] is False
     settings = json.loads((tmp_path / "a" / "denoise.json").read_text())["configuration"]["settings"]
