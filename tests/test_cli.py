@@ -512,7 +512,7 @@ def test_benchmark_paper(
     ended = run("benchmark", "paper", bank, "--out", out, "--quick", *models)
     assert ended.status == 0
     assert "absent is left out" in ended.err
-    for name in ("radial Wiener filter", "tiny-unet", "tiny-joint, directional 4", "oracle alignment, 4"):
+    for name in ("radial Wiener filter", "tiny-unet", "tiny-joint, directional 4", "oracle alignment of 4"):
         assert name in ended.out
     check_error(run("benchmark", "paper", bank, "--out", out), "not empty")
     again = ("benchmark", "paper", bank, "--out", out, "--structures", 2, "--overwrite", *models)

@@ -122,7 +122,7 @@ def classical_methods(settings: BenchmarkSettings) -> list[Method]:
         Method("wiener", "radial Wiener filter", "classical", _wiener),
         Method(
             "class-average",
-            f"class average, {settings.set_size} aligned",
+            f"class average of {settings.set_size}",
             "classical",
             partial(_class_averages, size=settings.set_size),
             set_size=settings.set_size,
@@ -165,7 +165,7 @@ def oracle_methods(models: list[Model], settings: BenchmarkSettings) -> list[Met
     No one way is best at every SNR, and networks know a range of them only.
     """
     size = settings.set_size
-    label = f"oracle alignment, {size}"
+    label = f"oracle alignment of {size}"
     filtered = Method(
         f"{ORACLE}/wiener",
         label,

@@ -47,6 +47,10 @@ def markdown(result: BenchmarkResult, files: dict[str, Path]) -> str:
         "times the SNR equals this one; > or < where the measured curve of single images ends.\n",
         _table(["", *labels], [[row.label, *_cells(result, row)] for row in result.rows] + _cwf_row(result)),
     ]
+    sections.append(
+        "Oracle alignment is a bound only where its averages, of K times the SNR, lie in the range that the "
+        "networks were trained on: there they are denoised as well as can be.\n"
+    )
     if result.cwf:
         sections.append("CWF was measured on stacks of its own, without K_eff.\n")
     reference = result.reference

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ...files import whole
 from ..figures import LIGHT, chart_style
 from .result import BenchmarkResult
+from .settings import Condition
 from .statistics import Interval
 
 __all__ = ["set_size_chart", "snr_chart"]
@@ -45,11 +46,14 @@ def snr_chart(path: Path, result: BenchmarkResult) -> Path:
         (c for c in result.settings.conditions if c.kind == "gaussian"), key=lambda condition: condition.snr
     )
     snrs = [condition.snr for condition in conditions]
-    lines = [
-        _Line(row.label, row.family, snrs, [result.error(row, condition) for condition in conditions])
-        for row in result.rows
-        if row.family != "input" and row.name != "single image"
-    ]
+    lines = []
+    for row in result.rows:
+        if row.family == "input" or row.name == "single image":
+            continue
+        # What denoises the averages knows a range of SNRs: beyond it the bound is none.
+        drawn = [c for c in conditions if row.family != "bound" or _within(result, c)] or conditions
+        errors = [result.error(row, condition) for condition in drawn]
+        lines.append(_Line(row.label, row.family, [condition.snr for condition in drawn], errors))
     known = [condition for condition in conditions if condition.name in result.cwf]
     if known:
         found = [result.cwf[condition.name] for condition in known]
@@ -67,6 +71,11 @@ def set_size_chart(path: Path, result: BenchmarkResult) -> Path:
     return _draw(
         path, lines, f"images in the set, SNR {result.settings.sweep_snr:g}", result.settings.sweep_sizes
     )
+
+
+def _within(result: BenchmarkResult, condition: Condition) -> bool:
+    curve = result.curves.get(condition.kind)
+    return curve is None or condition.snr * result.settings.set_size <= curve.snrs[-1]
 
 
 def _draw(path: Path, lines: Sequence[_Line], x_label: str, ticks: Sequence[float]) -> Path:
@@ -88,8 +97,9 @@ def _draw(path: Path, lines: Sequence[_Line], x_label: str, ticks: Sequence[floa
                 linewidth=1.4,
                 label=line.label,
             )
-            bounds = np.array([(one.low, one.high) for one in line.y])
-            axes.fill_between(line.x, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.1, linewidth=0)
+            # Faint, for most of this spread is shared: every line has seen the same structures.
+            for x, one in zip(line.x, line.y, strict=True):
+                axes.plot((x, x), (one.low, one.high), color=colour, alpha=0.3, linewidth=1)
         _logarithmic(axes, ticks, [one for line in lines for one in line.y])
         axes.set_xlabel(x_label)
         axes.set_ylabel("relative MSE")

@@ -244,7 +244,12 @@ class _Run:
             GalleryRow("noisy", "", views.noisy[:, 0].cpu().numpy()),
         ]
         rows += [
-            GalleryRow(method.label.replace(", ", "\n", 1), "", method(views)[:, 0].cpu().numpy(), grey)
+            GalleryRow(
+                method.label.replace(", ", "\n").replace(" of ", "\nof "),
+                "",
+                method(views)[:, 0].cpu().numpy(),
+                grey,
+            )
             for method in methods
             if not method.neighbourhoods
         ]
