@@ -73,7 +73,8 @@ def wiener_errors(snr: float, images: int, noise: np.ndarray) -> np.ndarray:
     truth = np.random.default_rng(1).normal(size=noise.shape[1:])
     mean = truth + noise[:images].mean(0) / np.sqrt(snr)
     estimate = mean * images * snr / (images * snr + 1)
-    return np.square(estimate - truth).mean(1) / np.square(truth).mean(1)
+    errors: np.ndarray = np.square(estimate - truth).mean(1) / np.square(truth).mean(1)
+    return errors
 
 
 @pytest.mark.parametrize("images", [1, 2, 5, 8])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -103,9 +102,9 @@ def _draw(path: Path, lines: Sequence[_Line], x_label: str, ticks: Sequence[floa
         _logarithmic(axes, ticks, [one for line in lines for one in line.y])
         axes.set_xlabel(x_label)
         axes.set_ylabel("relative MSE")
-        # As high as their lines end.
+        # As high as their lines end, and what is to be reached last.
         handles, labels = axes.get_legend_handles_labels()
-        order = np.argsort([-line.y[-1].value for line in lines], kind="stable")
+        order = sorted(range(len(lines)), key=lambda i: (lines[i].family == "bound", -lines[i].y[-1].value))
         figure.legend(
             [handles[i] for i in order], [labels[i] for i in order], loc="outside right center", fontsize=8
         )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...devices import resolve_device
+from ...devices import keep_freed_memory, resolve_device
 from ...errors import PolariceError
 from ...simulation import StructureBank
 from ..content import Gallery, GalleryRow
@@ -75,6 +75,8 @@ def run_benchmark(
     _check(settings, bank)
     elsewhere = {} if cwf is None else _read_cwf(cwf, settings.conditions)
     device = resolve_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     names = default_models() if settings.models is None else settings.models
     models, notes = load_models(names, device)
     source = ImageSource(bank, settings, models[0].box if models else _BOX, device)
