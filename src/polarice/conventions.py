@@ -22,7 +22,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["euler_to_matrix", "matrix_to_euler", "random_rotations", "view_angle_deg"]
+__all__ = [
+    "euler_to_matrix",
+    "in_plane_angle_deg",
+    "matrix_to_euler",
+    "random_rotations",
+    "view_angle_deg",
+]
 
 
 def euler_to_matrix(angles_deg: Tensor) -> Tensor:
@@ -109,3 +115,22 @@ def view_angle_deg(first: Tensor, second: Tensor) -> Tensor:
     """
     cosine = (first[..., 2, :] * second[..., 2, :]).sum(-1)
     return torch.rad2deg(cosine.clamp(-1, 1).arccos())
+
+
+def in_plane_angle_deg(first: Tensor, second: Tensor) -> Tensor:
+    """How far the second image must be turned to lie upon the first, from their rotation matrices.
+
+    Parameters
+    ----------
+    first, second : Tensor, shape (..., 3, 3)
+        Broadcast against each other.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Degrees in [-180, 180) from x towards y. Between different views, the turn that brings them closest.
+    """
+    relative = first @ second.transpose(-1, -2)
+    sine = relative[..., 1, 0] - relative[..., 0, 1]
+    cosine = relative[..., 0, 0] + relative[..., 1, 1]
+    return (torch.rad2deg(torch.atan2(sine, cosine)) + 180) % 360 - 180

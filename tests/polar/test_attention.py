@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarice.polar import PolarGrid, PolarTransform, angular_attention, attention
+from polarice.polar import KeyTrust, PolarGrid, PolarTransform, angular_attention, attention
 from polarice.polar.attention import Method, mirrored
 
 METHODS: list[Method] = ["direct", "fft", "streamed"]
@@ -31,6 +31,7 @@ def options(generator: torch.Generator) -> dict[str, dict[str, Any]]:
     mask[0, 1] = False
     mask[1, :, :4] = False
     null = torch.tensor(0.3, dtype=torch.float64)
+    trust = KeyTrust(*torch.randn(3, SETS, QUERIES, generator=generator, dtype=torch.float64).exp())
     return {
         "plain": {},
         "scale": {"scale": torch.tensor(2.0, dtype=torch.float64)},
@@ -39,7 +40,8 @@ def options(generator: torch.Generator) -> dict[str, dict[str, Any]]:
         "shared mask": {"mask": mask[:1, :1]},
         "null": {"null_logit": null},
         "mirror": {"mirror": True},
-        "all": {"mask": mask, "null_logit": null, "mirror": True, "scale": 1.7},
+        "trust": {"trust": trust},
+        "all": {"mask": mask, "null_logit": null, "trust": trust, "mirror": True, "scale": 1.7},
     }
 
 
@@ -80,6 +82,33 @@ def test_direct_is_equations_6_and_7(tensors: tuple[Tensor, Tensor, Tensor]) -> 
     np.testing.assert_allclose(found.weights[1, 2].numpy(), weights, atol=1e-13)
     np.testing.assert_allclose(found.output[1, 2].numpy(), output, atol=1e-13)
     assert not found.null_weight.any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trust_weighs_keys_and_leaves_their_rotations(
+    method: Method, tensors: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Beyond the ceiling keys count alike, far below it by their evidence, and above the threshold alone."""
+
+    def weights(threshold: float, gain: float, ceiling: float, null: Tensor | None = None) -> Tensor:
+        trust = KeyTrust(*(torch.tensor([[x]], dtype=torch.float64) for x in (threshold, gain, ceiling)))
+        found = angular_attention(*tensors, trust=trust, null_logit=null, method=method, scale=3.0, block=3)
+        return found.key_weights
+
+    paper = angular_attention(*tensors, method=method, scale=3.0, block=3)
+    torch.testing.assert_close(weights(1.0, 1.0, 400.0), paper.key_weights)
+    torch.testing.assert_close(weights(-500.0, 1.0, 0.0), torch.full_like(paper.key_weights, 1 / KEYS))
+    half = paper.key_weights.sqrt()
+    torch.testing.assert_close(weights(0.0, 0.5, 400.0), half / half.sum(-1, keepdim=True))
+    null = torch.zeros((), dtype=torch.float64)
+    assert float(weights(500.0, 1.0, 0.0, null).max()) < 1e-100
+    if method != "streamed":
+        trust = KeyTrust(*(torch.tensor([[x]], dtype=torch.float64) for x in (-500.0, 1.0, 0.0)))
+        evenly = angular_attention(*tensors, trust=trust, method=method, scale=3.0)
+        assert evenly.weights is not None
+        assert paper.weights is not None
+        within = paper.weights / paper.key_weights[..., None]
+        torch.testing.assert_close(evenly.weights * KEYS, within)
 
 
 @pytest.mark.parametrize("method", METHODS)

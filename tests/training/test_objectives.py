@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from polarice.conventions import euler_to_matrix
+from polarice.polar import AttentionResult, angular_attention
+from polarice.simulation.sampler import SetBatch
 from polarice.training import relative_squared_error, view_contrast
-from polarice.training.objectives import bounded
+from polarice.training.objectives import alignment_surprise, bounded
 
 
 def test_relative_squared_error_in_closed_form() -> None:
@@ -96,3 +98,58 @@ def test_gradcheck(generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(
         lambda z: view_contrast(torch.nn.functional.normalize(z, dim=-1), rotations), (raw,)
     )
+
+
+def aligned(scores: Tensor, psi_deg: Tensor, *, snr: float = 1.0, tilt_deg: float = 0.0) -> float:
+    """Surprise of an attention with scores (k, k, m) at images turned by angles in their planes."""
+    size = len(psi_deg)
+    tilts = torch.linspace(0, tilt_deg, size)
+    rotations = euler_to_matrix(torch.stack([torch.zeros(size), tilts, psi_deg], -1))
+    nothing = torch.zeros(1, size, 1, 1)
+    batch = SetBatch(
+        noisy=nothing,
+        clean=nothing,
+        rotations=rotations[None],
+        shifts_px=nothing[..., 0],
+        snr=torch.tensor([snr]),
+        mask=torch.ones(1, size, size, dtype=torch.bool),
+        ctf=nothing,
+    )
+    none = torch.zeros(1)
+    return float(alignment_surprise(AttentionResult(none, None, none, none, scores[None]), batch))
+
+
+def test_surprise_at_an_angle() -> None:
+    """Nothing where all is at the true angle, log M where all angles are alike, shared between two."""
+    alike = torch.zeros(2, 2, 12)
+    assert aligned(alike, torch.tensor([0.0, 60.0])) == pytest.approx(math.log(12), abs=1e-5)
+    polar = torch.randn(1, 1, 1, 3, 12, generator=torch.Generator().manual_seed(0))
+    keys = torch.cat([polar, polar.roll(2, -1)], 1)
+    scores = angular_attention(keys, keys, keys, scale=30.0).scores
+    assert scores is not None
+    # The second image is turned by two steps from x to y: its rotation about the axis has the other sign.
+    right, wrong = (aligned(scores[0], torch.tensor([0.0, psi])) for psi in (-60.0, 60.0))
+    assert right < 1e-3
+    assert wrong > 5
+    sharp = torch.full((2, 2, 12), -torch.inf)
+    sharp[..., :2] = 0
+    sharp = torch.maximum(sharp, torch.tensor(-40.0))
+    half_a_step = aligned(sharp, torch.tensor([0.0, 0.0])), aligned(sharp, torch.tensor([0.0, 30.0]))
+    assert half_a_step[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert half_a_step[1] == pytest.approx((math.log(2) + math.log(2) + 40) / 2, abs=1e-4)
+
+
+def test_only_images_of_one_view_have_an_angle() -> None:
+    alike, turned = torch.zeros(2, 2, 12), torch.tensor([0.0, 60.0])
+    assert aligned(alike, turned, tilt_deg=5.0) == pytest.approx(math.log(12), abs=1e-5)
+    assert aligned(alike, turned, tilt_deg=90.0) == 0
+    assert aligned(alike, turned, snr=0.0) == 0
+
+
+def test_a_network_that_trusts_nobody_still_learns_to_align() -> None:
+    polar = torch.randn(1, 2, 1, 3, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = angular_attention(polar, polar, polar, null_logit=torch.tensor(1e4))
+    assert not found.key_weights.any()
+    assert found.scores is not None
+    (gradient,) = torch.autograd.grad(found.scores.log_softmax(-1)[..., 0].sum(), polar)
+    assert gradient.any()

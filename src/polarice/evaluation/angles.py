@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..conventions import in_plane_angle_deg
 from ..denoising import class_average, in_plane_angles_deg, signal_power
 from ..imaging import filter_images, frequency_grid, soft_disc
 from ..polar import PolarGrid, PolarTransform
@@ -36,13 +37,9 @@ def true_angles_deg(rotations: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., k, k)
-        Degrees in [-180, 180) from x towards y, by which the second image is to be turned: as
-        `SetResult.angles_deg`. Between different views, the turn that brings them closest.
+        As `in_plane_angle_deg`, and as `SetResult.angles_deg`.
     """
-    relative = rotations[..., :, None, :, :] @ rotations[..., None, :, :, :].transpose(-1, -2)
-    sine = relative[..., 1, 0] - relative[..., 0, 1]
-    cosine = relative[..., 0, 0] + relative[..., 1, 1]
-    return _wrapped(torch.rad2deg(torch.atan2(sine, cosine)))
+    return in_plane_angle_deg(rotations[..., :, None, :, :], rotations[..., None, :, :, :])
 
 
 def angle_error_deg(found: Tensor, true: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ come rounds of angular attention, each followed by a polar U-Net that sees an im
 beside what the others, aligned, say. The noisy polar image itself travels as a value too, so where the
 attention is sure the network averages the aligned originals.
 
-Beyond the paper: attention in two rounds (the second aligns what the first has cleaned), an image
-never attends to itself (its own features are passed on beside the attended ones), and a null key
-lets it attend to nobody: the weight left to the others says how much the set helped. The network is
-told each image's CTF: the image filtered by it travels beside the image, as a value too, and every
-block is conditioned on the energies and on what the CTFs of an image and of its helpers let through,
-so that a set solves for what no single defocus shows.
+Beyond the paper: scores hold a likelihood of the raw images beside the features' likeness, and keys are
+trusted apart from how sure their angle is (`KeyTrust`); attention in two rounds (the second aligns what
+the first has cleaned); an image never attends to itself (its own features are passed on beside the
+attended ones); and a null key lets it attend to nobody: the weight left to the others says how much the
+set helped. The network is told each image's CTF: the image filtered by it travels beside the image, as a
+value too, and every block is conditioned on the energies and on what the CTFs of an image and of its
+helpers let through, so that a set solves for what no single defocus shows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..polar import AttentionResult, PolarGrid, PolarTransform, angular_attention
+from ..polar import AttentionResult, KeyTrust, PolarGrid, PolarTransform, angular_attention
 from .centring import Centring, Recentring, moved
 from .layers import REGULARISER, Conditions, GainHead, PolarUNet, angular_products
 from .observation import FrequencyBands, observed_spectra
@@ -313,8 +314,29 @@ class ViewEmbedding(nn.Module):
             return nn.functional.normalize(self.out(product.flatten(1)), dim=-1)
 
 
+class Matchers(NamedTuple):
+    """What images are compared by.
+
+    Attributes
+    ----------
+    query, key : Tensor, shape (s, k, c, n, m)
+    trust : KeyTrust
+        Of each image as a query.
+    """
+
+    query: Tensor
+    key: Tensor
+    trust: KeyTrust
+
+
 class AttentionRound(nn.Module):
-    """Angular attention, then a polar U-Net on what it brings."""
+    """Angular attention, then a polar U-Net on what it brings.
+
+    Scores are the sum of two: the cosine of learned features, alike for queries and keys, and a
+    log-likelihood, the product of an estimate of either image with the other as it was observed. The
+    first finds out who shows the same view; the second, whose noise no network has touched, by which
+    angle.
+    """
 
     def __init__(self, config: PolarTransformerConfig, grid: PolarGrid) -> None:
         super().__init__()
@@ -324,30 +346,52 @@ class AttentionRound(nn.Module):
         weight = torch.tensor(grid.weights).sqrt().float()
         self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(config.match_channels, 1, 1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+        self.estimate = nn.Conv2d(channels, 1, 1, bias=False)
+        nn.init.normal_(self.estimate.weight, std=1e-3)
+        self.estimate_gain = nn.Parameter((weight.square() / weight.square().mean())[:, None])
         # Just below the score of unrelated images at the start, so that it is felt and can be learned.
-        self.null_logit = nn.Parameter(torch.tensor(17.0))
+        self.threshold = nn.Parameter(torch.tensor(17.0))
+        self.ceiling = nn.Parameter(torch.tensor(3.0))
+        self.matching = Conditions(3 * grid.n_radii + FrequencyBands.count)
+        self.trust = nn.Linear(self.matching.size, 4)
+        nn.init.normal_(self.trust.weight, std=1e-3)
+        nn.init.zeros_(self.trust.bias)
         self.conditions = Conditions(10 * grid.n_radii + 2 * FrequencyBands.count + 1)
         self.refine = PolarUNet(2 * (channels + 2) + 1, config.widths, grid.n_radii, self.conditions.size)
 
-    def matchers(self, features: Tensor) -> Tensor:
-        """Queries or keys of features (s, k, c, n, m): the same unit-norm projection for both."""
-        flat = self.match(features.flatten(0, 1)).float() * self.radial_gain
-        flat = flat / flat.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
-        matchers: Tensor = flat.unflatten(0, features.shape[:2])
-        return matchers
+    def matchers(self, state: ImageState) -> Matchers:
+        """What images of leading shape (s, k) are compared by."""
+        leading = state.centre.shape[:-1]
+        state = _flatten(state, len(leading))
+        features = self.match(state.features).float() * self.radial_gain
+        features = features / features.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
+        told = self.matching(torch.cat([angular_products(*state.polar.unbind(1)), state.passed], -1))
+        with torch.autocast(told.device.type, enabled=False):
+            gains, offsets = self.trust(told).split([2, 2], -1)
+        # Bounded, or an early mistake could close the attention for good.
+        estimate_gain, evidence_gain = gains.clamp(-4, 1).exp().unbind(-1)
+        threshold, ceiling = (offsets.clamp(-5, 5) + torch.stack([self.threshold, self.ceiling])).unbind(-1)
+        estimate = self.estimate(state.features).float() * self.estimate_gain
+        estimate = estimate * estimate_gain[:, None, None, None]
+        filtered = state.polar[:, 1:]
+        query = torch.cat([self.log_scale.exp() * features, estimate, filtered], 1)
+        key = torch.cat([features, filtered, estimate], 1)
+        trust = KeyTrust(*(part.unflatten(0, leading) for part in (threshold, evidence_gain, ceiling)))
+        return Matchers(query.unflatten(0, leading), key.unflatten(0, leading), trust)
 
     def forward(
         self, query: ImageState, keys: ImageState, mask: Tensor | None
     ) -> tuple[Tensor, Attended, AttentionResult]:
         """Refined features (s, q, c, n, m), what the keys say, and the attention."""
-        queries = self.matchers(query.features)
+        asking = self.matchers(query)
         attention = angular_attention(
-            queries,
-            queries if keys is query else self.matchers(keys.features),
+            asking.query,
+            asking.key if keys is query else self.matchers(keys).key,
             torch.cat([keys.polar, keys.features], 2),
             mask=mask,
-            null_logit=self.null_logit,
-            scale=self.log_scale.exp(),
+            null_logit=torch.zeros_like(self.threshold),
+            trust=asking.trust,
+            scale=1.0,
         )
         attended = Attended(attention.output[:, :, :2], attention.key_weights @ keys.passed)
         mass = 1 - attention.null_weight[..., None]

@@ -1,6 +1,6 @@
 """The polar mathematics of the paper: grid, transform, angular convolution, angular attention."""
 
-from .attention import AttentionResult, angular_attention
+from .attention import AttentionResult, KeyTrust, angular_attention
 from .convolution import AngularConv, ConditionedAngularConv, LowRankAngularConv, polar_pad
 from .grid import PolarGrid
 from .transform import PolarTransform
@@ -9,6 +9,7 @@ __all__ = [
     "AngularConv",
     "AttentionResult",
     "ConditionedAngularConv",
+    "KeyTrust",
     "LowRankAngularConv",
     "PolarGrid",
     "PolarTransform",

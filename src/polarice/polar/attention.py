@@ -5,8 +5,12 @@
 same over blocks of queries and keys with a running softmax, so that memory does not grow with the
 square of the set's size.
 
-Differences from the paper, all optional: a mask of allowed pairs, a *null* key that holds nothing
-(its weight says that no image of the set helps), mirrored keys, and a free scale.
+The paper's softmax over keys and rotations is the product of two: over the rotations of each key, and
+over keys by their *evidence*, the logarithm of the mean over rotations of the exponential scores. It is
+computed so, which allows the two to be weighed apart (`KeyTrust`).
+
+Differences from the paper, all optional: that trust, a mask of allowed pairs, a *null* key that holds
+nothing (its weight says that no image of the set helps), mirrored keys, and a free scale.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-__all__ = ["AttentionResult", "Method", "angular_attention"]
+__all__ = ["AttentionResult", "KeyTrust", "Method", "angular_attention"]
 
 Method = Literal["auto", "direct", "fft", "streamed"]
 
@@ -39,12 +44,37 @@ class AttentionResult(NamedTuple):
         What is missing to a sum of one: the weight of the null key, zero without one.
     key_weights : Tensor, shape (s, q, k) or (s, q, 2 k)
         Coefficients summed over the rotations.
+    scores : Tensor or None, shape of the weights
+        What the rotations of each key were weighed by; None from the streamed form.
     """
 
     output: Tensor
     weights: Tensor | None
     null_weight: Tensor
     key_weights: Tensor
+    scores: Tensor | None
+
+
+class KeyTrust(NamedTuple):
+    """How a query weighs keys: what a score must do to tell angles apart must not pick one key of many.
+
+    Scores sharp enough to settle the angle of a key differ between keys that show the same view by much more
+    than one, by chance alone, and their softmax keeps only the luckiest. So evidence above a ``threshold``
+    counts by its ``gain``, up to a ``ceiling``: keys that all match beyond doubt are averaged.
+
+    Attributes
+    ----------
+    threshold, gain, ceiling : Tensor, shape broadcastable to (s, q)
+    """
+
+    threshold: Tensor
+    gain: Tensor
+    ceiling: Tensor
+
+    def logits(self, evidence: Tensor) -> Tensor:
+        """Logarithmic weights (s, q, k) of evidence (s, q, k)."""
+        threshold, gain, ceiling = (part[..., None] for part in self)
+        return ceiling - functional.softplus(ceiling - gain * (evidence - threshold))
 
 
 def angular_attention(
@@ -54,6 +84,7 @@ def angular_attention(
     *,
     mask: Tensor | None = None,
     null_logit: Tensor | None = None,
+    trust: KeyTrust | None = None,
     mirror: bool = False,
     scale: Tensor | float | None = None,
     method: Method = "auto",
@@ -74,6 +105,8 @@ def angular_attention(
         True where the query may attend to the key. A query with no allowed key gets zeros.
     null_logit : Tensor, scalar, optional
         Score of a key with the value zero, for each of its m rotations.
+    trust : KeyTrust, optional
+        How keys are weighed by their evidence; by itself, as in the paper, by default.
     mirror : bool
         Offer each key and value mirrored (angle to minus angle) too.
     scale : Tensor or float, optional
@@ -99,13 +132,13 @@ def angular_attention(
         coefficients = query.shape[0] * query.shape[1] * key.shape[1] * query.shape[-1]
         method = "streamed" if coefficients > _MOST_COEFFICIENTS and not torch.is_grad_enabled() else "fft"
     if method == "streamed":
-        return _streamed(query, key, value, mask, null_logit, scale, block)
+        return _streamed(query, key, value, mask, null_logit, trust, scale, block)
     if method == "direct":
-        return _direct(query, key, value, mask, null_logit, scale)
+        return _direct(query, key, value, mask, null_logit, trust, scale)
     spectrum = _spectrum(query)
     scores = scale * _scores(spectrum, spectrum if key is query else _spectrum(key), query.shape[-1])
-    weights, null_weight = _softmax(scores, mask, null_logit)
-    return AttentionResult(_combine(weights, value), weights, null_weight, weights.sum(-1))
+    weights, key_weights, null_weight = _softmax(scores, mask, null_logit, trust)
+    return AttentionResult(_combine(weights, value), weights, null_weight, key_weights, scores)
 
 
 def mirrored(polar: Tensor) -> Tensor:
@@ -151,21 +184,29 @@ def _scores(query_spectrum: Tensor, key_spectrum: Tensor, angles: int) -> Tensor
     return scores
 
 
-def _softmax(scores: Tensor, mask: Tensor | None, null_logit: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Softmax over keys and rotations together; returns weights and the null key's weight."""
-    if mask is not None:
-        scores = scores.masked_fill(~mask[..., None], -torch.inf)
-    flat = scores.flatten(-2)
-    top = flat.detach().amax(-1, keepdim=True)
+def _key_logits(scores: Tensor, mask: Tensor | None, trust: KeyTrust | None) -> Tensor:
+    """Logarithmic weights (s, q, k) of keys by their scores (s, q, k, m)."""
+    evidence = torch.logsumexp(scores, -1) - math.log(scores.shape[-1])
+    logits = evidence if trust is None else trust.logits(evidence)
+    return logits if mask is None else logits.masked_fill(~mask, -torch.inf)
+
+
+def _softmax(
+    scores: Tensor, mask: Tensor | None, null_logit: Tensor | None, trust: KeyTrust | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of keys at rotations, of keys, and of the null key."""
+    logits = _key_logits(scores, mask, trust)
+    top = logits.detach().amax(-1, keepdim=True)
     if null_logit is not None:
         top = torch.maximum(top, null_logit.detach())
     # A query with no allowed key has top = -inf: its weights must be zero, not nan.
-    top = top.clamp_min(torch.finfo(flat.dtype).min)
-    exponentials = torch.exp(flat - top)
-    null = torch.zeros_like(top) if null_logit is None else scores.shape[-1] * torch.exp(null_logit - top)
+    top = top.clamp_min(torch.finfo(logits.dtype).min)
+    exponentials = torch.exp(logits - top)
+    null = torch.zeros_like(top) if null_logit is None else torch.exp(null_logit - top)
     total = exponentials.sum(-1, keepdim=True) + null
-    total = total.clamp_min(torch.finfo(flat.dtype).tiny)
-    return (exponentials / total).reshape_as(scores), (null / total).squeeze(-1)
+    total = total.clamp_min(torch.finfo(logits.dtype).tiny)
+    key_weights = exponentials / total
+    return scores.softmax(-1) * key_weights[..., None], key_weights, (null / total).squeeze(-1)
 
 
 def _combine(weights: Tensor, value: Tensor) -> Tensor:
@@ -182,16 +223,18 @@ def _direct(
     value: Tensor,
     mask: Tensor | None,
     null_logit: Tensor | None,
+    trust: KeyTrust | None,
     scale: Tensor | float,
 ) -> AttentionResult:
     """The sums of eq. 6 and 7 as they are written."""
     rotations = range(query.shape[-1])
-    scores = [torch.einsum("sqcnm,skcnm->sqk", query, key.roll(turn, -1)) for turn in rotations]
-    weights, null_weight = _softmax(scale * torch.stack(scores, -1), mask, null_logit)
+    products = [torch.einsum("sqcnm,skcnm->sqk", query, key.roll(turn, -1)) for turn in rotations]
+    scores = scale * torch.stack(products, -1)
+    weights, key_weights, null_weight = _softmax(scores, mask, null_logit, trust)
     output = torch.stack(
         [torch.einsum("sqk,skdnm->sqdnm", weights[..., turn], value.roll(turn, -1)) for turn in rotations]
     ).sum(0)
-    return AttentionResult(output, weights, null_weight, weights.sum(-1))
+    return AttentionResult(output, weights, null_weight, key_weights, scores)
 
 
 def _streamed(
@@ -200,6 +243,7 @@ def _streamed(
     value: Tensor,
     mask: Tensor | None,
     null_logit: Tensor | None,
+    trust: KeyTrust | None,
     scale: Tensor | float,
     block: int,
 ) -> AttentionResult:
@@ -208,26 +252,28 @@ def _streamed(
     output = query.new_empty(*query.shape[:2], *value.shape[2:])
     null_weight = query.new_zeros(query.shape[:2])
     key_weights = query.new_empty(*query.shape[:2], key.shape[1])
+    if trust is not None:
+        trust = KeyTrust(*(part.expand(query.shape[:2]) for part in trust))
     for first in range(0, query.shape[1], block):
         queries = slice(first, first + block)
         spectrum = _spectrum(query[:, queries])
+        part_trust = None if trust is None else KeyTrust(*(part[:, queries] for part in trust))
         top = query.new_full(spectrum.shape[0:3:2], -torch.inf)
         total = torch.zeros_like(top)
         if null_logit is not None:
-            top, total = torch.zeros_like(total) + null_logit, total + angles
+            top, total = torch.zeros_like(total) + null_logit, total + 1
         null_top = top
         mixed: Tensor | None = None
         for start in range(0, key.shape[1], block):
             keys = slice(start, start + block)
             scores = scale * _scores(spectrum, _spectrum(key[:, keys]), angles)
-            if mask is not None:
-                scores = scores.masked_fill(~mask[:, queries, keys, None], -torch.inf)
-            key_weights[:, queries, keys] = scores.logsumexp(-1)
-            new_top = torch.maximum(top, scores.amax((-2, -1))).clamp_min(torch.finfo(scores.dtype).min)
-            exponentials = torch.exp(scores - new_top[..., None, None])
+            logits = _key_logits(scores, None if mask is None else mask[:, queries, keys], part_trust)
+            key_weights[:, queries, keys] = logits
+            new_top = torch.maximum(top, logits.amax(-1)).clamp_min(torch.finfo(scores.dtype).min)
+            exponentials = torch.exp(logits - new_top[..., None])
             fade = torch.exp(top - new_top)
-            total = fade * total + exponentials.sum((-2, -1))
-            weights = torch.fft.rfft(exponentials).permute(0, 3, 1, 2)
+            total = fade * total + exponentials.sum(-1)
+            weights = torch.fft.rfft(scores.softmax(-1) * exponentials[..., None]).permute(0, 3, 1, 2)
             if mixed is None:
                 mixed = weights @ _spectrum(value[:, keys])
             else:
@@ -241,5 +287,5 @@ def _streamed(
         log_total = (top + safe.log())[..., None]
         key_weights[:, queries] = torch.exp(key_weights[:, queries] - log_total)
         if null_logit is not None:
-            null_weight[:, queries] = angles * torch.exp(null_top - top) / safe
-    return AttentionResult(output, None, null_weight, key_weights)
+            null_weight[:, queries] = torch.exp(null_top - top) / safe
+    return AttentionResult(output, None, null_weight, key_weights, None)

@@ -21,10 +21,11 @@ from ..errors import OutputError, RecipeError
 from ..files import whole
 from ..models.centring import Centring, Recentring
 from ..models.registry import ModelCard, build_model, load_model, save_model
+from ..polar import AttentionResult
 from ..simulation.bank import StructureBank
 from ..simulation.sampler import SamplerConfig, SetBatch, SetSampler
 from .curves import training_curves
-from .objectives import bounded, relative_squared_error, squared_distance, view_contrast
+from .objectives import alignment_surprise, bounded, relative_squared_error, squared_distance, view_contrast
 from .optimiser import learning_rate, make_optimisers, set_learning_rate
 from .recipe import Recipe
 
@@ -46,18 +47,21 @@ class Prediction(NamedTuple):
         From networks that find neighbours.
     centre : Tensor, shape (s, k, 2), or None
         From networks that look for the particle, in pixels.
+    attention : tuple of AttentionResult
+        Of each round of joint networks.
     """
 
     images: Tensor
     embedding: Tensor | None
     centre: Tensor | None
+    attention: tuple[AttentionResult, ...] = ()
 
 
 def predict(model: nn.Module, batch: SetBatch) -> Prediction:
     """Run a joint or a single-image network on a batch."""
     if getattr(model, "jointly", False):
         output = model(batch.noisy, batch.mask, batch.ctf)
-        return Prediction(output.images, output.embedding, output.centre)
+        return Prediction(output.images, output.embedding, output.centre, output.attention)
     images, ctf = batch.noisy.flatten(0, 1), batch.ctf.flatten(0, 1)
     locate = getattr(model, "locate", None)
     if callable(locate):
@@ -159,6 +163,9 @@ class _Trainer:
         loss = error
         if prediction.centre is not None and config.centring > 0:
             loss = loss + config.centring * squared_distance(prediction.centre, batch)
+        if prediction.attention and config.alignment > 0:
+            surprise = torch.stack([alignment_surprise(result, batch) for result in prediction.attention])
+            loss = loss + config.alignment * surprise.mean()
         if prediction.embedding is not None and config.contrast > 0:
             contrast = view_contrast(*self._everywhere(prediction.embedding, batch.rotations))
             loss = loss + config.contrast * fabric.world_size * contrast

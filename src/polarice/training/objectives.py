@@ -1,14 +1,18 @@
-"""What training minimises: relative squared error, and a contrast between views for the embedding."""
+"""What training minimises: relative squared error, and what helps to get there.
+
+Particles' centres, angles between images, and a contrast between views for the embedding.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..conventions import view_angle_deg
+from ..conventions import in_plane_angle_deg, view_angle_deg
+from ..polar import AttentionResult
 from ..simulation.sampler import SetBatch
 
-__all__ = ["bounded", "relative_squared_error", "squared_distance", "view_contrast"]
+__all__ = ["alignment_surprise", "bounded", "relative_squared_error", "squared_distance", "view_contrast"]
 
 _SAME_VIEW_DEG = 12.0
 _OTHER_VIEW_DEG = 25.0
@@ -45,6 +49,37 @@ def squared_distance(centre: Tensor, batch: SetBatch) -> Tensor:
     """Mean squared distance, px², of centres (s, k, 2) from where the particles of a batch are."""
     distance = (centre - batch.shifts_px).square().sum(-1)
     return (distance * (batch.snr > 0)[:, None]).mean()
+
+
+def alignment_surprise(attention: AttentionResult, batch: SetBatch) -> Tensor:
+    """Mean surprise, in nats, at the true angle between images of one view.
+
+    Cross-entropy over the rotations of each key, whatever weight the key has among others: else a network
+    that has come to trust nobody would never learn to align. A true angle between two rotations counts for
+    both, by its distance.
+
+    Parameters
+    ----------
+    attention : AttentionResult
+        With scores (s, k, k, m).
+    batch : SetBatch
+
+    Returns
+    -------
+    Tensor, scalar
+        Zero where no two images of a set show one view.
+    """
+    assert attention.scores is not None
+    first, second = batch.rotations[:, :, None], batch.rotations[:, None]
+    size, angles = attention.scores.shape[-2:]
+    alike = (view_angle_deg(first, second) < _SAME_VIEW_DEG) & batch.mask & (batch.snr > 0)[:, None, None]
+    alike = alike & ~torch.eye(size, dtype=torch.bool, device=alike.device)
+    place = in_plane_angle_deg(first, second)[alike] * (angles / 360)
+    below = place.floor()
+    share = torch.stack([1 + below - place, place - below], -1)
+    index = torch.stack([below, below + 1], -1).long() % angles
+    surprise = -(share * attention.scores[alike].log_softmax(-1).gather(-1, index)).sum(-1)
+    return surprise.sum() / max(len(surprise), 1)
 
 
 def view_contrast(embedding: Tensor, rotations: Tensor) -> Tensor:

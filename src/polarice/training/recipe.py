@@ -41,6 +41,9 @@ class OptimiserConfig:
         Decay of the running mean of the weights, which is what is kept in the end.
     contrast : float
         Weight of the embedding's contrastive loss (joint networks).
+    alignment : float
+        Weight of the surprise, in nats, at the true angles between images of one view (joint networks), mean
+        over the rounds.
     centring : float
         Weight of the squared error of the particles' centres, px² (polar networks).
     """
@@ -54,6 +57,7 @@ class OptimiserConfig:
     clip: float = 1.0
     ema: float = 0.998
     contrast: float = 0.05
+    alignment: float = 0.03
     centring: float = 0.01
 
 
