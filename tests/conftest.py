@@ -41,7 +41,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def tiny_network() -> PolarTransformer:
     """A small joint network with random weights, in which also what starts at zero has moved."""
-    torch.manual_seed(3)
+    torch.manual_seed(6)
     network = PolarTransformer(
         PolarTransformerConfig(box=32, widths=(4, 8), match_channels=4, embedding=8)
     ).eval()
@@ -50,8 +50,11 @@ def tiny_network() -> PolarTransformer:
             parameter += 0.1 * torch.randn(parameter.shape)
         # Undecided between others and nobody, so that both matter.
         for name, parameter in network.named_parameters():
-            if name.endswith("null_logit"):
+            if name.endswith("threshold"):
                 parameter.fill_(10.0)
+            # Random estimates of an image know no angle: let them count for little, as at the start.
+            if name.endswith("estimate.weight") or ".trust." in name:
+                parameter.mul_(0.01)
     return network
 
 
@@ -67,7 +70,7 @@ def joint_weights(tiny_network: PolarTransformer, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def single_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights file of a small single-image network with random weights."""
-    torch.manual_seed(4)
+    torch.manual_seed(6)
     path = tmp_path_factory.mktemp("weights") / "tiny-unet.safetensors"
     card = ModelCard("unet", {"box": 32, "widths": [4, 8]})
     save_model(path, UNet(UNetConfig(box=32, widths=(4, 8))), card)

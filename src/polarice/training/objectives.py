@@ -52,7 +52,7 @@ def squared_distance(centre: Tensor, batch: SetBatch) -> Tensor:
 
 
 def alignment_surprise(attention: AttentionResult, batch: SetBatch) -> Tensor:
-    """Mean surprise, in nats, at the true angle between images of one view.
+    """Surprise, in nats, at the true angle between images of one view: mean over all pairs of a set.
 
     Cross-entropy over the rotations of each key, whatever weight the key has among others: else a network
     that has come to trust nobody would never learn to align. A true angle between two rotations counts for
@@ -67,7 +67,7 @@ def alignment_surprise(attention: AttentionResult, batch: SetBatch) -> Tensor:
     Returns
     -------
     Tensor, scalar
-        Zero where no two images of a set show one view.
+        Pairs of different views count as nothing, so that devices may share a batch.
     """
     assert attention.scores is not None
     first, second = batch.rotations[:, :, None], batch.rotations[:, None]
@@ -79,7 +79,7 @@ def alignment_surprise(attention: AttentionResult, batch: SetBatch) -> Tensor:
     share = torch.stack([1 + below - place, place - below], -1)
     index = torch.stack([below, below + 1], -1).long() % angles
     surprise = -(share * attention.scores[alike].log_softmax(-1).gather(-1, index)).sum(-1)
-    return surprise.sum() / max(len(surprise), 1)
+    return surprise.sum() / (len(alike) * size * max(size - 1, 1))
 
 
 def view_contrast(embedding: Tensor, rotations: Tensor) -> Tensor:
