@@ -47,7 +47,7 @@ def tiny_network() -> PolarTransformer:
     ).eval()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape)
+            parameter += 0.05 * torch.randn(parameter.shape)
         # Undecided between others and nobody, so that both matter.
         for name, parameter in network.named_parameters():
             if name.endswith("threshold"):
@@ -70,7 +70,7 @@ def joint_weights(tiny_network: PolarTransformer, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="session")
 def single_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights file of a small single-image network with random weights."""
-    torch.manual_seed(6)
+    torch.manual_seed(4)
     path = tmp_path_factory.mktemp("weights") / "tiny-unet.safetensors"
     card = ModelCard("unet", {"box": 32, "widths": [4, 8]})
     save_model(path, UNet(UNetConfig(box=32, widths=(4, 8))), card)

@@ -95,7 +95,7 @@ def test_nothing_but_storage_differs(
     for batch in (64, 4, 1):
         monkeypatch.setattr(graph, "_BATCH", batch)
         result = run(tiny_network, stored, complete(1, K), tmp_path)
-        assert relative_error(result.images, expected) < 1e-6
+        assert relative_error(result.images, expected) < 1e-8
 
 
 def test_a_particle_without_neighbours_is_denoised_alone(
