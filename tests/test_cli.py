@@ -357,7 +357,8 @@ def bank(structures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "more"), [("unet", ""), ("polar-transformer", "match_channels = 2\nembedding = 4")]
+    ("architecture", "more"),
+    [("unet", ""), ("polar-transformer", "rounds = 2\ncoarse_widths = [4, 8]\nembedding = 4")],
 )
 def test_train_and_resume(architecture: str, more: str, run: Run, bank: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
@@ -400,7 +401,7 @@ def test_denoise(run: Run, example_stack: SimulationResult, joint_weights: Path,
     assert ended.status == 0
     assert str(tmp_path / "a" / "denoised.star") in ended.out
     assert str(tmp_path / "a" / "report.html") in ended.out
-    for stage in ("check and measure: 48 of 48", "encode: 48 of 48", "attend (2 of 2): 48 of 48"):
+    for stage in ("check and measure: 48 of 48", "encode: 48 of 48", "attend (3 of 3): 48 of 48"):
         assert stage in ended.err
     written = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert written == ["denoise.json", "denoised.mrcs", "denoised.star", "neighbours.npz", "report.html"]

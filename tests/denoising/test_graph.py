@@ -55,11 +55,11 @@ def relative_error(found: NDArray[np.float32], true: NDArray[np.float32]) -> flo
 
 
 def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor, tmp_path: Path) -> None:
-    """Two sets of six: as the network does them, but for storage in 16 bits."""
+    """Two sets of six: as the network does them, but for storage in 16 bits after each round."""
     result = run(tiny_network, images, complete(2, K), tmp_path)
     ctf = told(images, 12)[0][1].unflatten(0, (2, K))
     sets = SetDenoiser(tiny_network, "cpu")(images.unflatten(0, (2, K)), None, ctf)
-    assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-5
+    assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-3
     others = ~torch.eye(K, dtype=torch.bool).expand(2, -1, -1)
     weights = sets.weights[others].reshape(12, K - 1).numpy()
     angles = sets.angles_deg[others].reshape(12, K - 1).numpy()
@@ -74,7 +74,9 @@ def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor
 
 def in_half(state: ImageState) -> ImageState:
     """What is left of a state after it has been stored."""
-    stored = {name: getattr(state, name).half().float() for name in ("observed", "polar", "features")}
+    stored = {
+        name: getattr(state, name).half().float() for name in ("observed", "coarse", "polar", "features")
+    }
     return state._replace(**stored)
 
 
@@ -86,9 +88,9 @@ def test_nothing_but_storage_differs(
     with torch.inference_mode():
         state = in_half(ImageState(*(p[None] for p in tiny_network.encode(*told(stored, K)[0])[0])))
         others = ~torch.eye(K, dtype=torch.bool)[None]
-        for index in range(2):
+        for index in range(3):
             state, attended, attention = tiny_network.attend(index, state, state, others)
-            if index == 0:
+            if index < 2:
                 state = in_half(state)
         expected = tiny_network.decode(state, attended)[0].numpy()
     assert attention.weights is not None
@@ -172,8 +174,8 @@ def test_progress_and_room(
     attend_graph(
         tiny_network, encoded, complete(2, K), halves, tmp_path, CPU, lambda i, done: rounds.append((i, done))
     )
-    # Batches of five and one in each half, in each of two rounds.
-    assert rounds == [(i, done) for i in (0, 1) for done in (5, 6, 11, 12)]
+    # Batches of five and one in each half, in each of three rounds.
+    assert rounds == [(i, done) for i in (0, 1, 2) for done in (5, 6, 11, 12)]
     used = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert graph.scratch_bytes(tiny_network, 12) == used
 

@@ -17,7 +17,9 @@ def test_dncnn_in_closed_form() -> None:
 
 def test_a_joint_network_is_counted_for_one_image() -> None:
     torch.manual_seed(0)
-    network = PolarTransformer(PolarTransformerConfig(box=16, widths=(4, 8), embedding=8)).eval()
+    network = PolarTransformer(
+        PolarTransformerConfig(box=16, widths=(4, 8), coarse_widths=(4, 8), embedding=8)
+    ).eval()
     four, eight = (count_flops(network, 16, set_size=size) for size in (4, 8))
     # Convolutions cost the same for each image, the products of all pairs grow with the set.
     assert four < eight < 2 * four

@@ -13,7 +13,14 @@ from polarice.training import Recipe
 def tiny_recipe(**changes: dict[str, Any]) -> Recipe:
     """A recipe of small networks on small images; ``changes`` are entries of its tables."""
     tables: dict[str, dict[str, Any]] = {
-        "model": {"architecture": "polar-transformer", "box": 32, "widths": [4, 8], "embedding": 8},
+        "model": {
+            "architecture": "polar-transformer",
+            "box": 32,
+            "widths": [4, 8],
+            "coarse_widths": [4, 8],
+            "rounds": 2,
+            "embedding": 8,
+        },
         "data": {"box": 32, "set_size": 4, "snr": [0.1, 0.3], "ctf": 0.0, "max_shift_px": 0.0},
         "optimiser": {"images": 64, "sets_per_step": 2, "warmup_images": 8, "decay_images": 16},
         "run": {"held_out": 2, "validate_every": 32, "precision": "32-true"},

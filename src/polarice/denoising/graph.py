@@ -8,7 +8,7 @@ scratch file that the system keeps in memory as far as it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class StackState:
     """
 
     observed: NDArray[np.float16]
+    coarse: NDArray[np.float16]
     polar: NDArray[np.float16]
     features: NDArray[np.float16]
     passed: NDArray[np.float32]
@@ -44,32 +45,19 @@ class StackState:
     @classmethod
     def create(cls, network: PolarTransformer, count: int, scratch: Path) -> StackState:
         """Empty files for ``count`` images in a folder."""
-        grid, box = network.transform.grid, network.box
-
-        def file(name: str, *shape: int) -> NDArray[np.float16]:
-            return np.memmap(scratch / name, np.float16, "w+", shape=(count, *shape))
-
+        box = network.box
         return cls(
-            file("observed", 2, box, box),
-            file("polar-0", 2, grid.n_radii, grid.n_angles),
-            file("features-0", network.config.widths[0], grid.n_radii, grid.n_angles),
+            _file(scratch, "observed", count, 2, box, box),
+            _file(scratch, "coarse", count, 2, box // 2, box // 2),
+            *_polar_files(network, 0, count, scratch),
             np.empty((count, network.bands.count), np.float32),
             np.empty((count, 2), np.float32),
         )
 
-    def after(self, index: int, scratch: Path) -> StackState:
+    def after(self, index: int, network: PolarTransformer, scratch: Path) -> StackState:
         """Files for the state after round ``index``, sharing what rounds do not change."""
-
-        def like(name: str, array: NDArray[np.float16]) -> NDArray[np.float16]:
-            return np.memmap(scratch / f"{name}-{index + 1}", np.float16, "w+", shape=array.shape)
-
-        return StackState(
-            self.observed,
-            like("polar", self.polar),
-            like("features", self.features),
-            self.passed,
-            np.empty_like(self.centre),
-        )
+        polar, features = _polar_files(network, index + 1, len(self.centre), scratch)
+        return replace(self, polar=polar, features=features, centre=np.empty_like(self.centre))
 
     def take(self, rows: NDArray[np.int64], device: torch.device) -> ImageState:
         """State of some images as one set."""
@@ -80,6 +68,23 @@ class StackState:
         """Keep the state of some images."""
         for name, value in state._asdict().items():
             getattr(self, name)[rows] = value.cpu().numpy()
+
+
+def _file(scratch: Path, name: str, *shape: int) -> NDArray[np.float16]:
+    return np.memmap(scratch / name, np.float16, "w+", shape=shape)
+
+
+def _polar_files(
+    network: PolarTransformer, index: int, count: int, scratch: Path
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Polar images and features before round ``index``: two coarse files take turns after the first."""
+    channels, *grid = network.feature_shape(index)
+    last = index == network.config.rounds - 1
+    place = "encoded" if index == 0 else "last" if last else str(index % 2)
+    return (
+        _file(scratch, f"polar-{place}", count, 2, *grid),
+        _file(scratch, f"features-{place}", count, channels, *grid),
+    )
 
 
 @dataclass(frozen=True)
@@ -120,10 +125,11 @@ class GraphResult:
 
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
-    grid, config = network.transform.grid, network.config
-    polar = grid.n_radii * grid.n_angles * config.rounds * (2 + config.widths[0])
-    # Observed images twice and half a result, all in two bytes.
-    return 2 * count * (polar + 4 * config.box**2)
+    shapes = [network.feature_shape(index) for index in (0, network.config.rounds - 1)]
+    coarse, fine = ((2 + channels) * radii * angles for channels, radii, angles in shapes)
+    # The first coarse state and two that take turns; observed images twice at both resolutions, and half a
+    # result.
+    return 2 * count * (min(network.config.rounds - 1, 3) * coarse + fine + round(4.5 * network.box**2))
 
 
 @torch.inference_mode()
@@ -202,7 +208,7 @@ def attend_graph(
     before = encoded.state
     for index in range(rounds):
         last = index == rounds - 1
-        after = before if last else before.after(index, scratch)
+        after = before if last else before.after(index, network, scratch)
         done = 0
         for rows in batches:
             partners = neighbours[rows]

@@ -6,9 +6,10 @@ beside what the others, aligned, say. The noisy polar image itself travels as a 
 attention is sure the network averages the aligned originals.
 
 Beyond the paper: scores hold a likelihood of the raw images beside the features' likeness, and keys are
-trusted apart from how sure their angle is (`KeyTrust`); attention in two rounds (the second aligns what
-the first has cleaned); an image never attends to itself (its own features are passed on beside the
-attended ones); and a null key lets it attend to nobody: the weight left to the others says how much the
+trusted apart from how sure their angle is (`KeyTrust`); attention in several rounds, each of which aligns
+what the one before has cleaned. All but the last work at half the resolution, where most of the signal is
+and a round costs little; the last aligns and averages the details. An image never attends to itself (its own features are passed on beside the
+attended ones), and a null key lets it attend to nobody: the weight left to the others says how much the
 set helped. The network is told each image's CTF: the image filtered by it travels beside the image, as a
 value too, and every block is conditioned on the energies and on what the CTFs of an image and of its
 helpers let through, so that a set solves for what no single defocus shows.
@@ -23,9 +24,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..imaging import fourier_resample
 from ..polar import AttentionResult, KeyTrust, PolarGrid, PolarTransform, angular_attention
 from .centring import Centring, Recentring, moved
-from .layers import REGULARISER, Conditions, GainHead, PolarUNet, angular_products
+from .layers import REGULARISER, Conditions, GainHead, PolarBlock, PolarUNet, angular_products
 from .observation import FrequencyBands, observed_spectra
 
 __all__ = ["Attended", "ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
@@ -38,15 +40,17 @@ class PolarTransformerConfig:
     Attributes
     ----------
     box : int
-        Side of the images in pixels.
+        Side of the images in pixels, divisible by four.
     grid : str
         Preset of `PolarGrid`.
     widths : tuple of int
-        Channels of the polar U-Nets at each level.
+        Channels of the last round's polar U-Net at each level.
+    coarse_widths : tuple of int
+        Channels of the polar U-Nets at half the resolution.
     match_channels : int
         Channels of queries and keys.
     rounds : int
-        Rounds of attention.
+        Rounds of attention, two at least: all but the last at half the resolution.
     embedding : int
         Length of the rotation-invariant embedding that finds neighbours.
     """
@@ -54,8 +58,9 @@ class PolarTransformerConfig:
     box: int = 64
     grid: str = "compact"
     widths: tuple[int, ...] = (16, 32, 64, 96)
+    coarse_widths: tuple[int, ...] = (24, 48, 96)
     match_channels: int = 8
-    rounds: int = 2
+    rounds: int = 4
     embedding: int = 64
 
 
@@ -66,8 +71,10 @@ class ImageState(NamedTuple):
     ----------
     observed : Tensor, shape (..., 2, y, x)
         The image and the same filtered by its CTF.
+    coarse : Tensor, shape (..., 2, y // 2, x // 2)
+        Both at half the resolution.
     polar : Tensor, shape (..., 2, n, m)
-        Both about the centre, polar and whitened.
+        Both about the centre, polar and whitened: the coarse ones before all rounds but the last.
     features : Tensor, shape (..., c, n, m)
     passed : Tensor, shape (..., b)
         Mean squared CTF in bands of frequency.
@@ -76,6 +83,7 @@ class ImageState(NamedTuple):
     """
 
     observed: Tensor
+    coarse: Tensor
     polar: Tensor
     features: Tensor
     passed: Tensor
@@ -135,20 +143,37 @@ class PolarTransformer(nn.Module):
     def __init__(self, config: PolarTransformerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PolarTransformerConfig()
-        grid = PolarGrid.preset(config.grid, config.box)
-        radii, channels = grid.n_radii, config.widths[0]
-        self.transform = PolarTransform(grid, regulariser=REGULARISER)
+        if config.rounds < 2:
+            raise ValueError(f"a polar transformer needs two rounds at least, not {config.rounds}")
+        self.transform = PolarTransform(PolarGrid.preset(config.grid, config.box), regulariser=REGULARISER)
+        coarse_grid = PolarGrid.preset(config.grid, config.box // 2)
+        self.coarse_transform = PolarTransform(coarse_grid, regulariser=REGULARISER)
+        radii, coarse_radii = self.transform.grid.n_radii, coarse_grid.n_radii
+        channels, coarse_channels = config.widths[0], config.coarse_widths[0]
         self.bands = FrequencyBands(config.box)
         self.centring = Centring(config.box)
-        self.conditions = Conditions(3 * radii + self.bands.count)
-        self.encoder = PolarUNet(2, config.widths, radii, self.conditions.size)
-        levels = len(config.widths) - 1
+        self.conditions = Conditions(3 * coarse_radii + self.bands.count)
+        self.encoder = PolarUNet(2, config.coarse_widths, coarse_radii, self.conditions.size)
+        levels = len(config.coarse_widths) - 1
         self.embed = ViewEmbedding(
-            config.widths[-1] * (radii >> levels), grid.n_angles >> levels, config.embedding
+            config.coarse_widths[-1] * (coarse_radii >> levels),
+            coarse_grid.n_angles >> levels,
+            config.embedding,
         )
-        self.rounds = nn.ModuleList(AttentionRound(config, grid) for _ in range(config.rounds))
         # After the encoder and after each round but the last.
-        self.recentrings = nn.ModuleList(Recentring(channels, grid) for _ in range(config.rounds))
+        self.recentrings = nn.ModuleList(
+            Recentring(coarse_channels, coarse_grid) for _ in range(config.rounds)
+        )
+        self.sharpen_conditions = Conditions(3 * radii + self.bands.count)
+        self.sharpen = nn.ModuleList(
+            PolarBlock(before, channels, radii, self.sharpen_conditions.size)
+            for before in (2 + coarse_channels, channels)
+        )
+        self.rounds = nn.ModuleList(
+            AttentionRound(config.coarse_widths, config.match_channels, coarse_grid)
+            for _ in range(config.rounds - 1)
+        )
+        self.rounds.append(AttentionRound(config.widths, config.match_channels, self.transform.grid))
         self.head = nn.Conv2d(channels, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.skip = nn.Parameter(torch.zeros(4, radii, 1))
@@ -158,6 +183,12 @@ class PolarTransformer(nn.Module):
     def box(self) -> int:
         """Side of the images, in pixels."""
         return self.config.box
+
+    def feature_shape(self, index: int) -> tuple[int, int, int]:
+        """Channels, radii and angles of an image's features before round ``index``."""
+        last = index == self.config.rounds - 1
+        grid = (self.transform if last else self.coarse_transform).grid
+        return (self.config.widths if last else self.config.coarse_widths)[0], grid.n_radii, grid.n_angles
 
     def encode(self, images: Tensor, ctf: Tensor | None = None) -> tuple[ImageState, Tensor]:
         """First look at images, each alone.
@@ -177,22 +208,36 @@ class PolarTransformer(nn.Module):
         spectra, ctf = observed_spectra(images, ctf)
         centre = self.centring(spectra)
         observed = torch.fft.irfft2(spectra, s=images.shape[-2:])
-        polar = self._polar(observed, centre)
+        # Twice as bright: white noise of variance one stays so.
+        coarse = 2 * fourier_resample(observed, self.box // 2)
+        polar = self._coarse_polar(coarse, centre)
         passed = self.bands(ctf.square())
         conditions = self.conditions(torch.cat([angular_products(*polar.unbind(1)), passed], -1))
-        features, coarse = self.encoder(polar, conditions)
-        state = ImageState(observed, polar, features.float(), passed, centre)
-        return self._recentre(0, state), self.embed(coarse)
+        features, bottleneck = self.encoder(polar, conditions)
+        state = ImageState(observed, coarse, polar, features.float(), passed, centre)
+        return self._recentre(0, state), self.embed(bottleneck)
 
-    def _polar(self, observed: Tensor, centre: Tensor) -> Tensor:
-        """Polar images about (b, 2) of images (b, 2, y, x), whitened."""
-        polar: Tensor = self.transform(moved(observed, -centre[:, None])) / self.transform.noise_std[:, None]
-        return polar
+    def _coarse_polar(self, coarse: Tensor, centre: Tensor) -> Tensor:
+        """Polar images about (b, 2) of images (b, 2, y // 2, x // 2), whitened."""
+        polar: Tensor = self.coarse_transform(moved(coarse, -centre[:, None] / 2))
+        return polar / self.coarse_transform.noise_std[:, None]
 
     def _recentre(self, index: int, state: ImageState) -> ImageState:
-        """Look again where the particles lie, and take the polar images about there."""
+        """Look again where the particles lie, and take the coarse polar images about there."""
         centre = state.centre + self.recentrings[index](state.features)
-        return state._replace(polar=self._polar(state.observed, centre), centre=centre)
+        return state._replace(polar=self._coarse_polar(state.coarse, centre), centre=centre)
+
+    def _sharpen(self, state: ImageState) -> ImageState:
+        """Go on at full resolution."""
+        polar: Tensor = self.transform(moved(state.observed, -state.centre[:, None]))
+        polar = polar / self.transform.noise_std[:, None]
+        told = torch.cat([angular_products(*polar.unbind(1)), state.passed], -1)
+        conditions = self.sharpen_conditions(told)
+        finer = nn.functional.interpolate(state.features, polar.shape[-2:], mode="nearest")
+        features = torch.cat([polar, finer], 1)
+        for block in self.sharpen:
+            features = block(features, conditions)
+        return state._replace(polar=polar, features=features.float())
 
     def attend(
         self, index: int, query: ImageState, keys: ImageState, mask: Tensor | None
@@ -221,6 +266,8 @@ class PolarTransformer(nn.Module):
         if index + 1 < self.config.rounds:
             leading = query.centre.shape[:-1]
             flat = self._recentre(index + 1, _flatten(state, len(leading)))
+            if index == self.config.rounds - 2:
+                flat = self._sharpen(flat)
             state = ImageState(*(part.unflatten(0, leading) for part in flat))
         return state, attended, attention
 
@@ -338,13 +385,13 @@ class AttentionRound(nn.Module):
     angle.
     """
 
-    def __init__(self, config: PolarTransformerConfig, grid: PolarGrid) -> None:
+    def __init__(self, widths: tuple[int, ...], match_channels: int, grid: PolarGrid) -> None:
         super().__init__()
-        channels = config.widths[0]
-        self.match = nn.Conv2d(channels, config.match_channels, 1, bias=False)
+        channels = widths[0]
+        self.match = nn.Conv2d(channels, match_channels, 1, bias=False)
         # Whitened polar images lack the area weight of the L² product: start from it.
         weight = torch.tensor(grid.weights).sqrt().float()
-        self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(config.match_channels, 1, 1))
+        self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(match_channels, 1, 1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         self.estimate = nn.Conv2d(channels, 1, 1, bias=False)
         nn.init.normal_(self.estimate.weight, std=1e-3)
@@ -357,7 +404,7 @@ class AttentionRound(nn.Module):
         nn.init.normal_(self.trust.weight, std=1e-3)
         nn.init.zeros_(self.trust.bias)
         self.conditions = Conditions(10 * grid.n_radii + 2 * FrequencyBands.count + 1)
-        self.refine = PolarUNet(2 * (channels + 2) + 1, config.widths, grid.n_radii, self.conditions.size)
+        self.refine = PolarUNet(2 * (channels + 2) + 1, widths, grid.n_radii, self.conditions.size)
 
     def matchers(self, state: ImageState) -> Matchers:
         """What images of leading shape (s, k) are compared by."""
