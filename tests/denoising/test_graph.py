@@ -6,8 +6,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polarice.denoising import NOBODY, GraphResult, SetDenoiser, attend_graph, encode_stack, graph
+from polarice.denoising import GraphResult, SetDenoiser, attend_graph, encode_stack, graph
 from polarice.models import ImageState, PolarTransformer
+from polarice.neighbours import NOBODY
 
 CPU = torch.device("cpu")
 K = 6
@@ -168,7 +169,7 @@ def test_progress_and_room(
     encoded = encode_stack(tiny_network, told(images, 5), 12, tmp_path, encoding.append)
     assert encoding == [5, 10, 12]
     assert len(encoded) == 12
-    np.testing.assert_allclose(np.linalg.norm(encoded.embedding, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(encoded.views.embedding, axis=1), 1, rtol=1e-5)
     rounds: list[tuple[int, int]] = []
     halves = np.array([0] * 6 + [1] * 6)
     attend_graph(

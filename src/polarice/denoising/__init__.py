@@ -10,13 +10,11 @@ from .classical import (
 )
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult, in_plane_angles_deg
 from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
-from .neighbours import NOBODY, find_neighbours, groups_of
 from .pipeline import denoise_stack
 from .preflight import prepare_output
 from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 
 __all__ = [
-    "NOBODY",
     "ClassAverage",
     "DenoiseResult",
     "DenoiseSettings",
@@ -32,8 +30,6 @@ __all__ = [
     "denoise_stack",
     "effective_neighbours",
     "encode_stack",
-    "find_neighbours",
-    "groups_of",
     "in_each_frame",
     "in_plane_angles_deg",
     "prepare_output",

@@ -19,8 +19,9 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
 from ..models import ImageState, PolarTransformer
+from ..models.centring import moved
+from ..neighbours import NOBODY, DiscHarmonics, StackViews
 from .denoiser import in_plane_angles_deg
-from .neighbours import NOBODY
 
 __all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack", "scratch_bytes"]
 
@@ -94,14 +95,14 @@ class EncodedStack:
     Attributes
     ----------
     state : StackState
-    embedding : ndarray, shape (n, e), float32
+    views : StackViews
     """
 
     state: StackState
-    embedding: NDArray[np.float32]
+    views: StackViews
 
     def __len__(self) -> int:
-        return len(self.embedding)
+        return len(self.views.embedding)
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,13 @@ class GraphResult:
 
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
+    harmonics = len(DiscHarmonics(network.box).orders)
     shapes = [network.feature_shape(index) for index in (0, network.config.rounds - 1)]
     coarse, fine = ((2 + channels) * radii * angles for channels, radii, angles in shapes)
     # The first coarse state and two that take turns; observed images twice at both resolutions, and half a
     # result.
-    return 2 * count * (min(network.config.rounds - 1, 3) * coarse + fine + round(4.5 * network.box**2))
+    states = min(network.config.rounds - 1, 3) * coarse + fine + round(4.5 * network.box**2)
+    return 2 * count * (states + 5 * harmonics)
 
 
 @torch.inference_mode()
@@ -155,16 +158,25 @@ def encode_stack(
         Called with the number of images done.
     """
     state = StackState.create(network, count, scratch)
-    embedding = np.empty((count, network.config.embedding), np.float32)
+    harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
+    shape = count, len(harmonics.orders)
+    views = StackViews(
+        harmonics.orders.cpu().numpy(),
+        np.memmap(scratch / "harmonics", np.complex64, "w+", shape=shape),
+        _file(scratch, "transmitted", *shape),
+        np.empty((count, network.config.embedding), np.float32),
+    )
     done = 0
     for images, ctf in batches:
         part, codes = network.encode(images, ctf)
         rows = slice(done, done + len(images))
         state.put(rows, part)
-        embedding[rows] = codes.cpu().numpy()
+        views.filtered[rows] = harmonics.analyse(moved(part.observed[:, 1], -part.centre)).cpu().numpy()
+        views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
+        views.embedding[rows] = codes.cpu().numpy()
         done = rows.stop
         progress(done)
-    return EncodedStack(state, embedding)
+    return EncodedStack(state, views)
 
 
 @torch.inference_mode()

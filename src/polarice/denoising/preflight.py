@@ -12,9 +12,9 @@ from torch import nn
 
 from ..errors import ModelError, OutputError, ParticleFileError, PolariceError, PreflightError
 from ..models import PolarTransformer
+from ..neighbours import groups_of
 from ..particles import ParticleStack
 from .graph import scratch_bytes
-from .neighbours import groups_of
 from .result import DenoiseSettings
 
 __all__ = ["check", "prepare_output", "require_room"]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models import PolarTransformer
+from ..neighbours import NOBODY, find_companions, groups_of
 from ..particles import ParticleStack, ParticleWriter, Preprocessor, StackScan
 from .calibration import measure_gain
 from .graph import attend_graph, encode_stack
-from .neighbours import NOBODY, find_neighbours, groups_of
 from .result import DenoiseSettings
 
 __all__ = ["SCRATCH", "Progress", "StackRun", "timed"]
@@ -137,7 +137,15 @@ class StackRun:
                 )
             self.seconds["encode"] -= self.seconds["read and normalise"] - before
             with timed(self.seconds, "find neighbours"):
-                neighbours = find_neighbours(encoded.embedding, settings.neighbours, groups)
+                companions = find_companions(
+                    encoded.views,
+                    settings.neighbours,
+                    halves,
+                    groups,
+                    self.device,
+                    lambda done: self.report("find neighbours", done, total),
+                )
+            neighbours = companions.rows
             gains = self._joint_gains(network, neighbours, halves)
             rounds = network.config.rounds
             with timed(self.seconds, "attend and decode"):

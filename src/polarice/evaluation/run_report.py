@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..denoising import (
-    NOBODY,
     DenoiseResult,
     SetDenoiser,
     effective_neighbours,
 )
 from ..imaging import filter_images, frequency_grid
 from ..models import PolarTransformer, load_model
+from ..neighbours import NOBODY
 from ..particles import ParticleStack
 from .content import (
     AngleProfile,

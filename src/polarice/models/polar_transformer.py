@@ -7,12 +7,13 @@ attention is sure the network averages the aligned originals.
 
 Beyond the paper: scores hold a likelihood of the raw images beside the features' likeness, and keys are
 trusted apart from how sure their angle is (`KeyTrust`); attention in several rounds, each of which aligns
-what the one before has cleaned. All but the last work at half the resolution, where most of the signal is
-and a round costs little; the last aligns and averages the details. An image never attends to itself (its own features are passed on beside the
-attended ones), and a null key lets it attend to nobody: the weight left to the others says how much the
-set helped. The network is told each image's CTF: the image filtered by it travels beside the image, as a
-value too, and every block is conditioned on the energies and on what the CTFs of an image and of its
-helpers let through, so that a set solves for what no single defocus shows.
+what the one before has cleaned. All but the last work at half the resolution, where most of the signal
+is and a round costs little; the last aligns and averages the details. An image never attends to itself
+(its own features are passed on beside the attended ones), and a null key lets it attend to nobody: the
+weight left to the others says how much the set helped. The network is told each image's CTF: the image
+filtered by it travels beside the image, as a value too, and every block is conditioned on the energies
+and on what the CTFs of an image and of its helpers let through, so that a set solves for what no single
+defocus shows.
 """
 
 from __future__ import annotations

@@ -1,0 +1,170 @@
+"""What a stack says of its own molecule: the covariance of its images, and how likely two show one view.
+
+All in-plane angles are alike, so the covariance joins harmonics of one order only, and because views from
+opposite sides are mirror images it is real (Zhao, Shkolnisky, Singer 2016; covariance Wiener filtering:
+Bhamre, Zhang, Singer 2016). An image is ``a = c x + ε`` in the `DiscHarmonics` of an order: c its CTF on
+their rings, x of covariance C, and ε white. Least squares over the stack gives C in closed form; what cannot
+be told from noise is shrunk to nothing (Donoho, Gavish, Johnstone 2018).
+
+Two images show the same view if one x explains both. For Gaussian x the logarithm of the ratio of
+likelihoods, same against unrelated views, is a correlation less two terms of one image each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["StackCovariance", "ViewFeatures", "ViewLikelihood"]
+
+# Above where the largest eigenvalue of white noise lies: with CTFs it is not quite white.
+_MARGIN = 1.1
+
+
+class ViewFeatures(NamedTuple):
+    """What images are compared by.
+
+    Attributes
+    ----------
+    vectors : Tensor, shape (n, f), complex
+    own : Tensor, shape (n,)
+        What an image takes from the likelihood of every pair it is in.
+    """
+
+    vectors: Tensor
+    own: Tensor
+
+
+@dataclass(frozen=True)
+class ViewLikelihood:
+    """How likely two images of a stack show one view, as `ViewFeatures` to be compared.
+
+    The logarithm of the likelihood ratio, one image turned by φ, is ``constant − own_i − own_j +
+    Re Σ_f w_f v_i[f] conj(v_j[f]) exp(i m_f φ)``, with w one for order zero and two for all others.
+
+    Attributes
+    ----------
+    orders : Tensor of int, shape (f,)
+        m of each feature, ascending.
+    mean : Tensor, shape (h,)
+        Mean of the coefficients before the CTF.
+    constant : float
+    """
+
+    orders: Tensor
+    mean: Tensor
+    constant: float
+    _columns: Tensor
+    _own: Tensor
+
+    def to(self, device: torch.device) -> ViewLikelihood:
+        """The same on a device."""
+        orders, mean, columns, own = (
+            part.to(device) for part in (self.orders, self.mean, self._columns, self._own)
+        )
+        return ViewLikelihood(orders, mean, self.constant, columns, own)
+
+    def features(self, filtered: Tensor, passed: Tensor) -> ViewFeatures:
+        """Features of images.
+
+        Parameters
+        ----------
+        filtered : Tensor, shape (n, h), complex
+            Coefficients of images filtered by their CTFs.
+        passed : Tensor, shape (n, h)
+            Squared CTFs on the harmonics' rings.
+        """
+        vectors = (filtered - passed * self.mean) @ self._columns.to(filtered.dtype)
+        return ViewFeatures(vectors, vectors.abs().square() @ self._own)
+
+
+class StackCovariance:
+    """Collects a stack's second moments, batch by batch.
+
+    Parameters
+    ----------
+    orders : Tensor of int, shape (h,)
+        Of the `DiscHarmonics`, ascending.
+    """
+
+    def __init__(self, orders: Tensor) -> None:
+        self.orders = orders
+        self.members = [torch.nonzero(orders == order)[:, 0] for order in range(int(orders.max()) + 1)]
+        self.count = 0
+        self._sum, self._passed = (torch.zeros(len(orders), dtype=torch.float64) for _ in range(2))
+        self._moments, self._weights, self._mixed = (
+            [torch.zeros(len(rows), len(rows), dtype=torch.float64) for rows in self.members]
+            for _ in range(3)
+        )
+
+    def add(self, filtered: Tensor, passed: Tensor) -> None:
+        """Count images in: their coefficients (b, h) filtered by their CTFs, and squared CTFs (b, h)."""
+        self.count += len(filtered)
+        self._sum += filtered.real.double().sum(0).cpu()
+        self._passed += passed.double().sum(0).cpu()
+        for order, rows in enumerate(self.members):
+            part, weight = filtered[:, rows], passed[:, rows]
+            self._moments[order] += (part.T @ part.conj()).real.double().cpu()
+            self._weights[order] += (weight.T @ weight).double().cpu()
+            if order == 0:
+                self._mixed[0] += (part.real.T @ weight).double().cpu()
+
+    def likelihood(self) -> ViewLikelihood:
+        """What the images counted so far say of views. Pure noise gives no features at all."""
+        mean = torch.where(self.orders == 0, self._sum / self._passed.clamp_min(1e-12), 0)
+        columns, own, orders, constant = [], [], [], 0.0
+        for order, rows in enumerate(self.members):
+            values, vectors = self._spectrum(order, mean[rows])
+            if not len(values):
+                continue
+            # C^½ turned so that what an average CTF lets through of it is diagonal.
+            root = vectors * values.sqrt()
+            transmitted = self._passed[rows] / max(self.count, 1)
+            information, turn = torch.linalg.eigh(root.T @ (transmitted[:, None] * root))
+            information = information.clamp_min(0)
+            column = torch.zeros(len(self.orders), len(values), dtype=torch.float64)
+            column[rows] = root @ turn / (1 + 2 * information).sqrt()
+            columns.append(column)
+            # A real number has half the freedom of a complex one.
+            share = 0.5 if order == 0 else 1.0
+            own.append(share * information / (1 + information))
+            constant += share * float(((1 + information).square() / (1 + 2 * information)).log().sum())
+            orders += [order] * len(values)
+        if not columns:
+            columns, own = [torch.zeros(len(self.orders), 0)], [torch.zeros(0)]
+        return ViewLikelihood(
+            torch.tensor(orders, dtype=torch.long),
+            mean.float(),
+            constant,
+            torch.cat(columns, 1).float(),
+            torch.cat(own).float(),
+        )
+
+    def _spectrum(self, order: int, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors, as columns, of an order's covariance that stand out of the noise."""
+        rows = self.members[order]
+        weights, noise = self._weights[order], self._passed[rows]
+        moments = self._moments[order]
+        if order == 0:
+            mixed = self._mixed[0] * mean
+            moments = moments - mixed - mixed.T + weights * mean[:, None] * mean
+        covariance = (moments - torch.diag(noise)) / weights.clamp_min(1e-12)
+        # In units of the noise that an image deconvolved by least squares has.
+        unit = (noise / weights.diagonal().clamp_min(1e-12)).sqrt()
+        found, vectors = torch.linalg.eigh(covariance / (unit[:, None] * unit))
+        aspect = len(rows) / (self.count * (1 if order == 0 else 2))
+        spread = found + 1
+        stands_out = spread > _MARGIN * (1 + aspect**0.5) ** 2
+        spread, vectors = spread[stands_out], vectors[:, stands_out]
+        inner = spread + 1 - aspect
+        true = (inner + (inner.square() - 4 * spread).clamp_min(0).sqrt()) / 2 - 1
+        # Noise turns the vectors as well: of a unit vector found, this much is the true one.
+        cosine = (1 - aspect / true.square()) / (1 + aspect / true)
+        root = unit[:, None] * vectors * (true * cosine.clamp_min(0)).sqrt()
+        # Orthogonal again, as the units are not all the same.
+        left, scale, _ = torch.linalg.svd(root, full_matrices=False)
+        kept = scale > 0
+        return scale[kept].square(), left[:, kept]
