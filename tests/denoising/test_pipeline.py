@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from polarice.denoising import (
-    NOBODY,
     DenoiseResult,
     DenoiseSettings,
     SetDenoiser,
@@ -21,6 +20,7 @@ from polarice.denoising import (
     run,
 )
 from polarice.imaging import fourier_resample
+from polarice.neighbours import NOBODY
 from polarice.particles import ParticleStack
 from polarice.simulation import SimulationResult
 
@@ -392,7 +392,12 @@ def test_progress_is_told_by_stages(
     told: list[tuple[str, int, int]] = []
     denoise_stack(example_stack.particles, tmp_path, jointly, progress=lambda *step: told.append(step))
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
-    assert stages == ["check and measure", "encode", *(f"attend ({i} of 3)" for i in (1, 2, 3))]
+    assert stages == [
+        "check and measure",
+        "encode",
+        "find neighbours",
+        *(f"attend ({i} of 3)" for i in (1, 2, 3)),
+    ]
     for stage in stages:
         done = [step[1] for step in told if step[0] == stage]
         assert done == sorted(done)

@@ -160,10 +160,11 @@ def likeliest_companions(
         for start in range(0, len(members), _QUERIES):
             queries = members[start : start + _QUERIES]
             place = torch.from_numpy(queries).to(keys)
-            ratio = torch.cat(
-                [_log_ratio(likelihood, features, place, part) for part in keys.split(_KEYS)], 1
-            )
-            ratio += _EMBEDDING_GAIN * (embedding[place] @ embedding[keys].T)
+            with torch.autocast(keys.device.type, enabled=False):
+                ratio = torch.cat(
+                    [_log_ratio(likelihood, features, place, part) for part in keys.split(_KEYS)], 1
+                )
+                ratio += _EMBEDDING_GAIN * (embedding[place] @ embedding[keys].T)
             ratio[place[:, None] == keys] = -torch.inf
             if wanted > 0:
                 best = ratio.topk(wanted)
