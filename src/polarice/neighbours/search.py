@@ -102,21 +102,23 @@ def find_companions(
                 )
                 yield filtered, passed.float()
 
-        covariance = StackCovariance(torch.from_numpy(views.orders))
-        for filtered, passed in parts():
-            covariance.add(filtered, passed)
-        likelihood = covariance.likelihood().to(device)
-        compared = [likelihood.features(*part) for part in parts()]
-        features = ViewFeatures(*(torch.cat(part) for part in zip(*compared, strict=True)))
-        embedding = torch.from_numpy(views.embedding[members]).to(device)
-        found = likeliest_companions(
-            likelihood,
-            features,
-            embedding,
-            count,
-            groups[members],
-            lambda here, before=done: progress(before + here),  # type: ignore[misc]
-        )
+        # Moments and likelihoods want full precision.
+        with torch.autocast(device.type, enabled=False):
+            covariance = StackCovariance(torch.from_numpy(views.orders))
+            for filtered, passed in parts():
+                covariance.add(filtered, passed)
+            likelihood = covariance.likelihood().to(device)
+            compared = [likelihood.features(*part) for part in parts()]
+            features = ViewFeatures(*(torch.cat(part) for part in zip(*compared, strict=True)))
+            embedding = torch.from_numpy(views.embedding[members]).to(device)
+            found = likeliest_companions(
+                likelihood,
+                features,
+                embedding,
+                count,
+                groups[members],
+                lambda here, before=done: progress(before + here),  # type: ignore[misc]
+            )
         rows[members] = np.where(found.rows == NOBODY, NOBODY, members[found.rows])
         evidence[members] = found.evidence
         done += len(members)
@@ -160,11 +162,10 @@ def likeliest_companions(
         for start in range(0, len(members), _QUERIES):
             queries = members[start : start + _QUERIES]
             place = torch.from_numpy(queries).to(keys)
-            with torch.autocast(keys.device.type, enabled=False):
-                ratio = torch.cat(
-                    [_log_ratio(likelihood, features, place, part) for part in keys.split(_KEYS)], 1
-                )
-                ratio += _EMBEDDING_GAIN * (embedding[place] @ embedding[keys].T)
+            ratio = torch.cat(
+                [_log_ratio(likelihood, features, place, part) for part in keys.split(_KEYS)], 1
+            )
+            ratio += _EMBEDDING_GAIN * (embedding[place] @ embedding[keys].T)
             ratio[place[:, None] == keys] = -torch.inf
             if wanted > 0:
                 best = ratio.topk(wanted)
