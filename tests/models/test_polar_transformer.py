@@ -132,7 +132,7 @@ def test_parts_make_the_whole(model: nn.Module, images: Tensor) -> None:
         state, _ = model.encode(images.flatten(0, 1))
         state = type(state)(*(part.unflatten(0, (2, 4)) for part in state))
         for index in range(3):
-            state, aligned, _ = model.attend(index, state, state, others)
+            state, aligned, _ = model.attend(index, state, model.offer(index, state), others)
         torch.testing.assert_close(model.decode(state, aligned), whole.images, rtol=0, atol=1e-5)
 
 

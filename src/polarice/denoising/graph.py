@@ -7,25 +7,25 @@ scratch file that the system keeps in memory as far as it can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
-from ..models import ImageState, PolarTransformer
+from ..models import ImageState, Offer, PolarTransformer
 from ..models.centring import moved
 from ..neighbours import NOBODY, DiscHarmonics, StackViews
+from ..polar import AngularSpectra
 from .denoiser import in_plane_angles_deg
 
 __all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack", "scratch_bytes"]
 
-_BATCH = 64
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class StackState:
         return replace(self, polar=polar, features=features, centre=np.empty_like(self.centre))
 
     def take(self, rows: NDArray[np.int64], device: torch.device) -> ImageState:
-        """State of some images as one set."""
+        """State of some images; its leading shape is that of the rows."""
         arrays = (torch.from_numpy(getattr(self, f.name)[rows]) for f in fields(self))
-        return ImageState(*(array.to(device).float()[None] for array in arrays))
+        return ImageState(*(array.to(device).float() for array in arrays))
 
     def put(self, rows: slice | NDArray[np.int64], state: ImageState) -> None:
         """Keep the state of some images."""
@@ -86,6 +86,42 @@ def _polar_files(
         _file(scratch, f"polar-{place}", count, 2, *grid),
         _file(scratch, f"features-{place}", count, channels, *grid),
     )
+
+
+@dataclass(frozen=True)
+class _StackOffer:
+    """What every image of a stack offers in a round: spectra in half precision, as pairs of real numbers."""
+
+    key: NDArray[np.float16]
+    value: NDArray[np.float16]
+    passed: NDArray[np.float32]
+
+    @classmethod
+    def create(
+        cls, network: PolarTransformer, index: int, count: int, passed: NDArray[np.float32], scratch: Path
+    ) -> _StackOffer:
+        """Empty files for round ``index``; all rounds but the last share them."""
+        place = "last" if index == network.config.rounds - 1 else "coarse"
+        key, value = (
+            _file(scratch, f"{name}-{place}", count, *shape, 2)
+            for name, shape in zip(("keys", "values"), network.offer_shapes(index), strict=True)
+        )
+        return cls(key, value, passed)
+
+    def take(self, rows: NDArray[np.int64], device: torch.device) -> Offer:
+        """Offers of images (s, k)."""
+
+        def spectra(file: NDArray[np.float16]) -> Tensor:
+            parts = torch.from_numpy(file[rows]).to(device).float()
+            return torch.view_as_complex(parts).transpose(1, 2)
+
+        passed = torch.from_numpy(self.passed[rows]).to(device)
+        return Offer(AngularSpectra(spectra(self.key), spectra(self.value)), passed)
+
+    def put(self, rows: NDArray[np.int64], offer: Offer) -> None:
+        """Keep the offers of some images, taken as one set."""
+        for file, spectra in zip((self.key, self.value), offer.spectra, strict=True):
+            file[rows] = torch.view_as_real(spectra[0].transpose(0, 1)).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -126,13 +162,16 @@ class GraphResult:
 
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
-    harmonics = len(DiscHarmonics(network.box).orders)
-    shapes = [network.feature_shape(index) for index in (0, network.config.rounds - 1)]
-    coarse, fine = ((2 + channels) * radii * angles for channels, radii, angles in shapes)
+    ends = 0, network.config.rounds - 1
+    coarse, fine = (
+        (2 + channels) * radii * angles for channels, radii, angles in map(network.feature_shape, ends)
+    )
+    offers = sum(2 * math.prod(shape) for index in ends for shape in network.offer_shapes(index))
+    harmonics = 5 * len(DiscHarmonics(network.box).orders)
     # The first coarse state and two that take turns; observed images twice at both resolutions, and half a
     # result.
     states = min(network.config.rounds - 1, 3) * coarse + fine + round(4.5 * network.box**2)
-    return 2 * count * (states + 5 * harmonics)
+    return 2 * count * (states + offers + harmonics)
 
 
 @torch.inference_mode()
@@ -191,9 +230,9 @@ def attend_graph(
 ) -> GraphResult:
     """Run the rounds of attention over a graph, and decode.
 
-    Particles that lie close in the embedding are taken together, because they share neighbours: each
-    batch attends, under a mask, to the union of its neighbours. Half sets never share a batch: masked
-    or not, company changes the order of sums, and with it the last bits.
+    In each round every image's offer to the others is made once and kept in a file, from which each image
+    takes those of its neighbours. Half sets never share a batch: company may change the order of sums, and
+    with it the last bits.
 
     Parameters
     ----------
@@ -213,48 +252,34 @@ def attend_graph(
     images = np.memmap(scratch / "images", np.float32, "w+", shape=(count, box, box))
     weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
     batches = [
-        batch
-        for half in np.unique(apart)
-        for batch in _neighbourly_batches(neighbours, np.flatnonzero(apart == half))
+        rows
+        for members in (np.flatnonzero(apart == half) for half in np.unique(apart))
+        for rows in np.split(members, range(_BATCH, len(members), _BATCH))
     ]
     before = encoded.state
     for index in range(rounds):
         last = index == rounds - 1
         after = before if last else before.after(index, network, scratch)
+        offers = _StackOffer.create(network, index, count, before.passed, scratch)
+        for rows in batches:
+            offers.put(rows, network.offer(index, before.take(rows[None], device)))
         done = 0
         for rows in batches:
             partners = neighbours[rows]
-            there = partners != NOBODY
-            union, place = np.unique(partners[there], return_inverse=True)
-            mask = np.zeros((1, len(rows), max(len(union), 1)), bool)
-            mask[0, np.nonzero(there)[0], place] = True
-            keys = before.take(union if len(union) else rows[:1], device)
-            allowed = torch.from_numpy(mask).to(device)
-            state, attended, attention = network.attend(index, before.take(rows, device), keys, allowed)
+            there = torch.from_numpy(partners != NOBODY).to(device)
+            # In an empty place lies, under the mask, the particle itself.
+            keys = offers.take(np.where(partners == NOBODY, rows[:, None], partners), device)
+            query = before.take(rows[:, None], device)
+            state, attended, attention = network.attend(index, query, keys, there[:, None])
             if last:
                 assert attention.weights is not None
-                coefficients = attention.weights[0, np.nonzero(there)[0], place]
-                block_weights, block_angles = (np.zeros(partners.shape, np.float32) for _ in range(2))
-                block_weights[there] = coefficients.sum(-1).cpu().numpy()
-                block_angles[there] = in_plane_angles_deg(coefficients).cpu().numpy()
-                weights[rows], angles[rows] = block_weights, block_angles
-                images[rows] = network.decode(state, attended)[0].cpu().numpy()
+                coefficients = attention.weights[:, 0]
+                weights[rows] = coefficients.sum(-1).cpu().numpy()
+                angles[rows] = (in_plane_angles_deg(coefficients) * there).cpu().numpy()
+                images[rows] = network.decode(state, attended)[:, 0].cpu().numpy()
             else:
-                after.put(rows, ImageState(*(part[0] for part in state)))
+                after.put(rows, ImageState(*(part[:, 0] for part in state)))
             done += len(rows)
             progress(index, done)
         before = after
     return GraphResult(images, weights, angles)
-
-
-def _neighbourly_batches(
-    neighbours: NDArray[np.int64], members: NDArray[np.int64]
-) -> list[NDArray[np.int64]]:
-    """Some rows in batches, in an order in which those that share neighbours follow each other."""
-    count = len(neighbours)
-    places = np.nonzero(neighbours[members] != NOBODY)
-    links = (members[places[0]], neighbours[members][places])
-    graph = scipy.sparse.csr_matrix((np.ones(len(links[0]), np.float32), links), shape=(count, count))
-    graph = graph[members][:, members]
-    order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
-    return [members[order[start : start + _BATCH]] for start in range(0, len(members), _BATCH)]

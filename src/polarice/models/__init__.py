@@ -3,7 +3,7 @@
 from .count import count_flops, count_parameters, model_table
 from .paper import PaperConfig, PaperPolarCNN, PaperPolarTransformer
 from .polar_cnn import PolarCNN, PolarCNNConfig
-from .polar_transformer import ImageState, PolarTransformer, PolarTransformerConfig, SetOutput
+from .polar_transformer import ImageState, Offer, PolarTransformer, PolarTransformerConfig, SetOutput
 from .registry import (
     ARCHITECTURES,
     ModelCard,
@@ -22,6 +22,7 @@ __all__ = [
     "DnCNNConfig",
     "ImageState",
     "ModelCard",
+    "Offer",
     "PaperConfig",
     "PaperPolarCNN",
     "PaperPolarTransformer",

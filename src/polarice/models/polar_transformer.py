@@ -26,12 +26,20 @@ import torch
 from torch import Tensor, nn
 
 from ..imaging import fourier_resample
-from ..polar import AttentionResult, KeyTrust, PolarGrid, PolarTransform, angular_attention
+from ..polar import (
+    AngularSpectra,
+    AttentionResult,
+    KeyTrust,
+    PolarGrid,
+    PolarTransform,
+    angular_spectra,
+    attend_to_spectra,
+)
 from .centring import Centring, Recentring, moved
 from .layers import REGULARISER, Conditions, GainHead, PolarBlock, PolarUNet, angular_products
 from .observation import FrequencyBands, observed_spectra
 
-__all__ = ["Attended", "ImageState", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
+__all__ = ["Attended", "ImageState", "Offer", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,20 @@ class ImageState(NamedTuple):
     features: Tensor
     passed: Tensor
     centre: Tensor
+
+
+class Offer(NamedTuple):
+    """What images bring to a round of attention for others to use.
+
+    Attributes
+    ----------
+    spectra : AngularSpectra, leading shape (s, f, k)
+    passed : Tensor, shape (s, k, b)
+        Mean squared CTF in bands of frequency.
+    """
+
+    spectra: AngularSpectra
+    passed: Tensor
 
 
 class Attended(NamedTuple):
@@ -191,6 +213,13 @@ class PolarTransformer(nn.Module):
         grid = (self.transform if last else self.coarse_transform).grid
         return (self.config.widths if last else self.config.coarse_widths)[0], grid.n_radii, grid.n_angles
 
+    def offer_shapes(self, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shapes of an image's key and value spectra in round ``index``."""
+        channels, radii, angles = self.feature_shape(index)
+        return tuple(  # type: ignore[return-value]
+            (angles // 2 + 1, (2 + width) * radii) for width in (self.config.match_channels, channels)
+        )
+
     def encode(self, images: Tensor, ctf: Tensor | None = None) -> tuple[ImageState, Tensor]:
         """First look at images, each alone.
 
@@ -240,8 +269,14 @@ class PolarTransformer(nn.Module):
             features = block(features, conditions)
         return state._replace(polar=polar, features=features.float())
 
+    def offer(self, index: int, keys: ImageState) -> Offer:
+        """What images of leading shape (s, k) bring to round ``index``."""
+        round_ = self.rounds[index]
+        assert isinstance(round_, AttentionRound)
+        return round_.offer(keys)
+
     def attend(
-        self, index: int, query: ImageState, keys: ImageState, mask: Tensor | None
+        self, index: int, query: ImageState, keys: Offer, mask: Tensor | None
     ) -> tuple[ImageState, Attended, AttentionResult]:
         """One round of attention.
 
@@ -250,7 +285,8 @@ class PolarTransformer(nn.Module):
         index : int
             Which round.
         query : ImageState, leading shape (s, q)
-        keys : ImageState, leading shape (s, k)
+        keys : Offer
+            Of k images.
         mask : Tensor of bool, shape broadcastable to (s, q, k), optional
             Which keys a query may attend to.
 
@@ -307,7 +343,7 @@ class PolarTransformer(nn.Module):
         state = ImageState(*(part.unflatten(0, (sets, size)) for part in flat))
         attention = []
         for index in range(self.config.rounds):
-            state, attended, result = self.attend(index, state, state, mask)
+            state, attended, result = self.attend(index, state, self.offer(index, state), mask)
             attention.append(result)
         return SetOutput(
             self.decode(state, attended),
@@ -427,20 +463,22 @@ class AttentionRound(nn.Module):
         trust = KeyTrust(*(part.unflatten(0, leading) for part in (threshold, evidence_gain, ceiling)))
         return Matchers(query.unflatten(0, leading), key.unflatten(0, leading), trust)
 
+    def offer(self, keys: ImageState) -> Offer:
+        """What images of leading shape (s, k) bring for others to use."""
+        value = torch.cat([keys.polar, keys.features], 2)
+        return Offer(angular_spectra(self.matchers(keys).key, value), keys.passed)
+
     def forward(
-        self, query: ImageState, keys: ImageState, mask: Tensor | None
+        self, query: ImageState, keys: Offer, mask: Tensor | None
     ) -> tuple[Tensor, Attended, AttentionResult]:
         """Refined features (s, q, c, n, m), what the keys say, and the attention."""
         asking = self.matchers(query)
-        attention = angular_attention(
-            asking.query,
-            asking.key if keys is query else self.matchers(keys).key,
-            torch.cat([keys.polar, keys.features], 2),
-            mask=mask,
-            null_logit=torch.zeros_like(self.threshold),
-            trust=asking.trust,
-            scale=1.0,
+        null = torch.zeros_like(self.threshold)
+        attention = attend_to_spectra(
+            asking.query, keys.spectra, mask=mask, null_logit=null, trust=asking.trust
         )
+        radii = query.polar.shape[-2]
+        attention = attention._replace(output=attention.output.unflatten(2, (-1, radii)))
         attended = Attended(attention.output[:, :, :2], attention.key_weights @ keys.passed)
         mass = 1 - attention.null_weight[..., None]
         polar = torch.cat([query.polar, attended.polar], 2).flatten(0, 1)

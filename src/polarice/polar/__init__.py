@@ -1,12 +1,20 @@
 """The polar mathematics of the paper: grid, transform, angular convolution, angular attention."""
 
-from .attention import AttentionResult, KeyTrust, angular_attention
+from .attention import (
+    AngularSpectra,
+    AttentionResult,
+    KeyTrust,
+    angular_attention,
+    angular_spectra,
+    attend_to_spectra,
+)
 from .convolution import AngularConv, ConditionedAngularConv, LowRankAngularConv, polar_pad
 from .grid import PolarGrid
 from .transform import PolarTransform
 
 __all__ = [
     "AngularConv",
+    "AngularSpectra",
     "AttentionResult",
     "ConditionedAngularConv",
     "KeyTrust",
@@ -14,5 +22,7 @@ __all__ = [
     "PolarGrid",
     "PolarTransform",
     "angular_attention",
+    "angular_spectra",
+    "attend_to_spectra",
     "polar_pad",
 ]

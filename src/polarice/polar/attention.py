@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["AttentionResult", "KeyTrust", "Method", "angular_attention"]
+__all__ = [
+    "AngularSpectra",
+    "AttentionResult",
+    "KeyTrust",
+    "Method",
+    "angular_attention",
+    "angular_spectra",
+    "attend_to_spectra",
+]
 
 Method = Literal["auto", "direct", "fft", "streamed"]
 
@@ -77,6 +85,24 @@ class KeyTrust(NamedTuple):
         return ceiling - functional.softplus(ceiling - gain * (evidence - threshold))
 
 
+class AngularSpectra(NamedTuple):
+    """Keys and values by angular frequency f, as they are used: made once where many attend to them.
+
+    Attributes
+    ----------
+    key : Tensor, shape (s, f, k, c n), complex
+    value : Tensor, shape (s, f, k, d n'), complex
+    """
+
+    key: Tensor
+    value: Tensor
+
+
+def angular_spectra(key: Tensor, value: Tensor) -> AngularSpectra:
+    """Spectra of keys (s, k, c, n, m) and values (s, k, d, n', m)."""
+    return AngularSpectra(_spectrum(key), _spectrum(value))
+
+
 def angular_attention(
     query: Tensor,
     key: Tensor,
@@ -128,17 +154,57 @@ def angular_attention(
     if mirror:
         key, value = (torch.cat([z, mirrored(z)], 1) for z in (key, value))
         mask = None if mask is None else torch.cat([mask, mask], -1)
-    if method == "auto":
-        coefficients = query.shape[0] * query.shape[1] * key.shape[1] * query.shape[-1]
-        method = "streamed" if coefficients > _MOST_COEFFICIENTS and not torch.is_grad_enabled() else "fft"
-    if method == "streamed":
-        return _streamed(query, key, value, mask, null_logit, trust, scale, block)
     if method == "direct":
         return _direct(query, key, value, mask, null_logit, trust, scale)
-    spectrum = _spectrum(query)
-    scores = scale * _scores(spectrum, spectrum if key is query else _spectrum(key), query.shape[-1])
+    found = attend_to_spectra(
+        query,
+        angular_spectra(key, value),
+        mask=mask,
+        null_logit=null_logit,
+        trust=trust,
+        scale=scale,
+        method=method,
+        block=block,
+    )
+    return found._replace(output=found.output.unflatten(2, value.shape[2:4]))
+
+
+def attend_to_spectra(
+    query: Tensor,
+    spectra: AngularSpectra,
+    *,
+    mask: Tensor | None = None,
+    null_logit: Tensor | None = None,
+    trust: KeyTrust | None = None,
+    scale: Tensor | float = 1.0,
+    method: Literal["auto", "fft", "streamed"] = "auto",
+    block: int = 64,
+) -> AttentionResult:
+    """`angular_attention` to keys and values whose spectra are known.
+
+    Parameters
+    ----------
+    query : Tensor, shape (s, q, c, n, m)
+    spectra : AngularSpectra
+    mask, null_logit, trust, scale, method, block
+        As there.
+
+    Returns
+    -------
+    AttentionResult
+        Its output has the shape (s, q, d n', m).
+    """
+    angles = query.shape[-1]
+    if method == "auto":
+        coefficients = query.shape[0] * query.shape[1] * spectra.key.shape[2] * angles
+        method = "streamed" if coefficients > _MOST_COEFFICIENTS and not torch.is_grad_enabled() else "fft"
+    if method == "streamed":
+        return _streamed(query, spectra, mask, null_logit, trust, scale, block)
+    scores = scale * _scores(_spectrum(query), spectra.key, angles)
     weights, key_weights, null_weight = _softmax(scores, mask, null_logit, trust)
-    return AttentionResult(_combine(weights, value), weights, null_weight, key_weights, scores)
+    mixed = _rfft(weights).permute(0, 3, 1, 2) @ spectra.value
+    output = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles)
+    return AttentionResult(output, weights, null_weight, key_weights, scores)
 
 
 def mirrored(polar: Tensor) -> Tensor:
@@ -209,14 +275,6 @@ def _softmax(
     return scores.softmax(-1) * key_weights[..., None], key_weights, (null / total).squeeze(-1)
 
 
-def _combine(weights: Tensor, value: Tensor) -> Tensor:
-    """Sum of the values rotated and weighted, shape (s, q, d, n, m)."""
-    angles = value.shape[-1]
-    mixed = _rfft(weights).permute(0, 3, 1, 2) @ _spectrum(value)
-    output: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles).unflatten(2, value.shape[2:4])
-    return output
-
-
 def _direct(
     query: Tensor,
     key: Tensor,
@@ -239,8 +297,7 @@ def _direct(
 
 def _streamed(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    spectra: AngularSpectra,
     mask: Tensor | None,
     null_logit: Tensor | None,
     trust: KeyTrust | None,
@@ -249,9 +306,10 @@ def _streamed(
 ) -> AttentionResult:
     """Running softmax over blocks of keys, for one block of queries after another."""
     angles = query.shape[-1]
-    output = query.new_empty(*query.shape[:2], *value.shape[2:])
+    count = spectra.key.shape[2]
+    output = query.new_empty(*query.shape[:2], spectra.value.shape[3], angles)
     null_weight = query.new_zeros(query.shape[:2])
-    key_weights = query.new_empty(*query.shape[:2], key.shape[1])
+    key_weights = query.new_empty(*query.shape[:2], count)
     if trust is not None:
         trust = KeyTrust(*(part.expand(query.shape[:2]) for part in trust))
     for first in range(0, query.shape[1], block):
@@ -264,9 +322,9 @@ def _streamed(
             top, total = torch.zeros_like(total) + null_logit, total + 1
         null_top = top
         mixed: Tensor | None = None
-        for start in range(0, key.shape[1], block):
+        for start in range(0, count, block):
             keys = slice(start, start + block)
-            scores = scale * _scores(spectrum, _spectrum(key[:, keys]), angles)
+            scores = scale * _scores(spectrum, spectra.key[:, :, keys], angles)
             logits = _key_logits(scores, None if mask is None else mask[:, queries, keys], part_trust)
             key_weights[:, queries, keys] = logits
             new_top = torch.maximum(top, logits.amax(-1)).clamp_min(torch.finfo(scores.dtype).min)
@@ -275,15 +333,14 @@ def _streamed(
             total = fade * total + exponentials.sum(-1)
             weights = torch.fft.rfft(scores.softmax(-1) * exponentials[..., None]).permute(0, 3, 1, 2)
             if mixed is None:
-                mixed = weights @ _spectrum(value[:, keys])
+                mixed = weights @ spectra.value[:, :, keys]
             else:
-                mixed = mixed * fade[:, None, :, None] + weights @ _spectrum(value[:, keys])
+                mixed = mixed * fade[:, None, :, None] + weights @ spectra.value[:, :, keys]
             top = new_top
         assert mixed is not None
         safe = total.clamp_min(torch.finfo(query.dtype).tiny)
         mixed = mixed / safe[:, None, :, None]
-        part: Tensor = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles)
-        output[:, queries] = part.unflatten(2, value.shape[2:4])
+        output[:, queries] = torch.fft.irfft(mixed.permute(0, 2, 3, 1), n=angles)
         log_total = (top + safe.log())[..., None]
         key_weights[:, queries] = torch.exp(key_weights[:, queries] - log_total)
         if null_logit is not None:
