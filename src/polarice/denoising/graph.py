@@ -56,9 +56,11 @@ class StackState:
         )
 
     def after(self, index: int, network: PolarTransformer, scratch: Path) -> StackState:
-        """Files for the state after round ``index``, sharing what rounds do not change."""
+        """Files for the state after round ``index``: these themselves, but before the last round new ones."""
+        if network.feature_shape(index + 1) == network.feature_shape(index):
+            return self
         polar, features = _polar_files(network, index + 1, len(self.centre), scratch)
-        return replace(self, polar=polar, features=features, centre=np.empty_like(self.centre))
+        return replace(self, polar=polar, features=features)
 
     def take(self, rows: NDArray[np.int64], device: torch.device) -> ImageState:
         """State of some images; its leading shape is that of the rows."""
@@ -78,14 +80,18 @@ def _file(scratch: Path, name: str, *shape: int) -> NDArray[np.float16]:
 def _polar_files(
     network: PolarTransformer, index: int, count: int, scratch: Path
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Polar images and features before round ``index``: two coarse files take turns after the first."""
+    """Polar images and features before round ``index``."""
     channels, *grid = network.feature_shape(index)
-    last = index == network.config.rounds - 1
-    place = "encoded" if index == 0 else "last" if last else str(index % 2)
+    place = _place(network, index)
     return (
         _file(scratch, f"polar-{place}", count, 2, *grid),
         _file(scratch, f"features-{place}", count, channels, *grid),
     )
+
+
+def _place(network: PolarTransformer, index: int) -> str:
+    """All rounds but the last share their files."""
+    return "last" if index == network.config.rounds - 1 else "coarse"
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,8 @@ class _StackOffer:
     def create(
         cls, network: PolarTransformer, index: int, count: int, passed: NDArray[np.float32], scratch: Path
     ) -> _StackOffer:
-        """Empty files for round ``index``; all rounds but the last share them."""
-        place = "last" if index == network.config.rounds - 1 else "coarse"
+        """Empty files for round ``index``."""
+        place = _place(network, index)
         key, value = (
             _file(scratch, f"{name}-{place}", count, *shape, 2)
             for name, shape in zip(("keys", "values"), network.offer_shapes(index), strict=True)
@@ -163,15 +169,13 @@ class GraphResult:
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
     ends = 0, network.config.rounds - 1
-    coarse, fine = (
+    states = sum(
         (2 + channels) * radii * angles for channels, radii, angles in map(network.feature_shape, ends)
     )
     offers = sum(2 * math.prod(shape) for index in ends for shape in network.offer_shapes(index))
     harmonics = 5 * len(DiscHarmonics(network.box).orders)
-    # The first coarse state and two that take turns; observed images twice at both resolutions, and half a
-    # result.
-    states = min(network.config.rounds - 1, 3) * coarse + fine + round(4.5 * network.box**2)
-    return 2 * count * (states + offers + harmonics)
+    # Observed images twice at both resolutions, and half a result.
+    return 2 * count * (states + offers + harmonics + round(4.5 * network.box**2))
 
 
 @torch.inference_mode()
@@ -231,13 +235,14 @@ def attend_graph(
     """Run the rounds of attention over a graph, and decode.
 
     In each round every image's offer to the others is made once and kept in a file, from which each image
-    takes those of its neighbours. Half sets never share a batch: company may change the order of sums, and
-    with it the last bits.
+    takes those of its neighbours; so its own state can be overwritten, and is. Half sets never share a batch:
+    company may change the order of sums, and with it the last bits.
 
     Parameters
     ----------
     network : PolarTransformer
     encoded : EncodedStack
+        Used up.
     neighbours : ndarray of int, shape (n, k)
         Rows, `NOBODY` in empty places.
     apart : ndarray of int, shape (n,)
