@@ -110,3 +110,23 @@ def test_batches_do_not_matter() -> None:
         parts.add(clean[rows], passed[rows])
     one, other = (c.likelihood().features(clean, passed).own for c in (whole, parts))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_wiener_filter_at_the_true_covariance() -> None:
+    """Against C H (H C H + 1)⁻¹ written out, images of any CTF; learned from many."""
+    generator = torch.Generator().manual_seed(4)
+    n = 60_000
+    ctf = 0.2 + 0.8 * torch.rand(n, len(ORDERS), generator=generator)
+    clean = signals(n, generator)
+    seen = ctf * clean + draw(n, generator)
+    covariance = StackCovariance(ORDERS)
+    covariance.add(ctf * seen, ctf.square())
+    found = covariance.wiener((ctf * seen)[:500], ctf.square()[:500])
+    full = square_roots() @ square_roots().T
+    expected = torch.empty(500, len(ORDERS), dtype=torch.complex64)
+    for i in range(500):
+        let = torch.diag(ctf[i])
+        gain = full @ let @ torch.linalg.inv(let @ full @ let + torch.eye(len(ORDERS)))
+        expected[i] = MEAN + gain.to(torch.complex64) @ (seen[i] - ctf[i] * MEAN)
+    difference = (found - expected).abs().square().sum() / (expected - clean[:500]).abs().square().sum()
+    assert float(difference) < 0.01

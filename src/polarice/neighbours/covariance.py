@@ -112,9 +112,41 @@ class StackCovariance:
             if order == 0:
                 self._mixed[0] += (part.real.T @ weight).double().cpu()
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the coefficients before the CTF, shape (h,)."""
+        return torch.where(self.orders == 0, self._sum / self._passed.clamp_min(1e-12), 0)
+
+    def wiener(self, filtered: Tensor, passed: Tensor) -> Tensor:
+        """Covariance Wiener filter: the linear estimate of least expected squared error.
+
+        Parameters
+        ----------
+        filtered : Tensor, shape (n, h), complex
+            Coefficients of images filtered by their CTFs.
+        passed : Tensor, shape (n, h)
+            Squared CTFs on the harmonics' rings.
+
+        Returns
+        -------
+        Tensor, shape (n, h), complex
+            Coefficients before the CTF.
+        """
+        mean = self.mean
+        estimate = mean.to(filtered).expand_as(filtered).clone()
+        for order, rows in enumerate(self.members):
+            values, vectors = self._spectrum(order, mean[rows])
+            root = (vectors * values.sqrt()).to(passed)
+            # x = C^½ (1 + C^½ c² C^½)⁻¹ C^½ (t − c² mean)
+            information = root.T @ (passed[:, rows, None] * root) + torch.eye(len(values)).to(passed)
+            known = (filtered[:, rows] - passed[:, rows] * mean[rows].to(passed)) @ root.to(filtered)
+            solved = torch.linalg.solve(information.to(filtered), known[..., None])[..., 0]
+            estimate[:, rows] += solved @ root.T.to(filtered)
+        return estimate
+
     def likelihood(self) -> ViewLikelihood:
         """What the images counted so far say of views. Pure noise gives no features at all."""
-        mean = torch.where(self.orders == 0, self._sum / self._passed.clamp_min(1e-12), 0)
+        mean = self.mean
         columns, own, orders, constant = [], [], [], 0.0
         for order, rows in enumerate(self.members):
             values, vectors = self._spectrum(order, mean[rows])
