@@ -61,7 +61,7 @@ def test_complete_graphs_are_sets(tiny_network: PolarTransformer, images: Tensor
     result = run(tiny_network, images, complete(2, K), tmp_path)
     ctf = told(images, 12)[0][1].unflatten(0, (2, K))
     sets = SetDenoiser(tiny_network, "cpu")(images.unflatten(0, (2, K)), None, ctf)
-    assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-3
+    assert relative_error(result.images, sets.images.flatten(0, 1).numpy()) < 1e-5
     others = ~torch.eye(K, dtype=torch.bool).expand(2, -1, -1)
     weights = sets.weights[others].reshape(12, K - 1).numpy()
     angles = sets.angles_deg[others].reshape(12, K - 1).numpy()
@@ -106,6 +106,8 @@ def test_nothing_but_storage_differs(
     for batch in (64, 4, 1):
         monkeypatch.setattr(graph, "_BATCH", batch)
         result = run(tiny_network, stored, complete(1, K), tmp_path)
+        # Sums in another order end now and then on the other side of a rounding to 16 bits, of which there are
+        # six, one after the other: 1e-8. Storage itself makes 5e-7.
         assert relative_error(result.images, expected) < 3e-8
 
 
