@@ -106,8 +106,8 @@ def test_nothing_but_storage_differs(
     for batch in (64, 4, 1):
         monkeypatch.setattr(graph, "_BATCH", batch)
         result = run(tiny_network, stored, complete(1, K), tmp_path)
-        # Sums in another order end now and then on the other side of a rounding to 16 bits, of which there are
-        # six, one after the other: 1e-8. Storage itself makes 5e-7.
+        # Sums in another order end now and then on the other side of a rounding to 16 bits, of which there
+        # are six, one after the other: 1e-8. Storage itself makes 5e-7.
         assert relative_error(result.images, expected) < 3e-8
 
 
