@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from polarice.neighbours import (
@@ -106,6 +108,56 @@ def test_small_groups_leave_empty_places(count: int) -> None:
         assert len(set(there.tolist())) == len(there)
         assert np.isneginf(found.evidence[row, len(there) :]).all()
     assert done == [4, 6, 7]
+
+
+@given(
+    n=st.integers(1, 30),
+    count=st.integers(1, 12),
+    groups=st.integers(1, 5),
+    distinct=st.integers(1, 30),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_every_table_obeys(n: int, count: int, groups: int, distinct: int, seed: int) -> None:
+    """Also where many particles are the same."""
+    rng = np.random.default_rng(seed)
+    views, _ = stack(distinct, seed=seed)
+    chosen = rng.integers(0, distinct, n)
+    same = StackViews(ORDERS, views.filtered[chosen], views.passed[chosen], views.embedding[chosen])
+    group = rng.integers(0, groups, n) * 7 - 3
+    found = find(same, count, group)
+    assert found.rows.shape == (n, count)
+    assert found.rows.dtype == np.int64
+    for row, partners in enumerate(found.rows):
+        there = partners[partners != NOBODY]
+        assert len(there) == min(count, int((group == group[row]).sum()) - 1)
+        # Empty places come last.
+        assert (partners[len(there) :] == NOBODY).all()
+        assert row not in there
+        assert len(set(there.tolist())) == len(there)
+        assert (group[there] == group[row]).all()
+        assert np.isfinite(found.evidence[row, : len(there)]).all()
+
+
+def test_agrees_with_all_pairs() -> None:
+    """The best of a full table of evidence, whatever the groups and blocks."""
+    views, _ = stack(200, noise=1.0)
+    groups = np.random.default_rng(1).integers(0, 3, 200)
+    whole, found = find(views, 199), find(views, 10, groups)
+    for row in range(200):
+        partners = whole.rows[row]
+        expected = partners[groups[partners] == groups[row]][:10]
+        assert set(found.rows[row].tolist()) == set(expected.tolist())
+
+
+def test_duplicates_are_the_likeliest() -> None:
+    views, _ = stack(60, noise=2.0)
+    filtered = views.filtered.copy()
+    filtered[40:45] = filtered[3]
+    found = find(views._replace(filtered=filtered), 5)
+    family = {3, 40, 41, 42, 43, 44}
+    for row in family:
+        assert set(found.rows[row].tolist()) == family - {row}
 
 
 def test_large_groups_are_compared_with_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ class DenoiseSettings:
         Other particles that each particle is denoised with, at most.
     sets_from : str, optional
         Column whose values say which particles belong together, such as ``rlnClassNumber``; without
-        it the network's embedding finds neighbours in the whole stack.
+        it the likeliest of the whole stack are found (`polarice.neighbours`).
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     pixel_size_A : float, optional
@@ -69,7 +69,7 @@ class DenoiseResult:
     preprocessor : Preprocessor
     found : StackScan
     neighbours : ndarray of int, shape (n, k), or None
-        Rows of the neighbours, nearest first, -1 in empty places; None from a single-image network.
+        Rows of the neighbours, likeliest first, -1 in empty places; None from a single-image network.
     weights, angles_deg : ndarray, shape (n, k), or None
         Weight of each neighbour, and how far it must be turned (from x towards y) to lie upon the
         particle.

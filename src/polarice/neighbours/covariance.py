@@ -103,14 +103,14 @@ class StackCovariance:
     def add(self, filtered: Tensor, passed: Tensor) -> None:
         """Count images in: their coefficients (b, h) filtered by their CTFs, and squared CTFs (b, h)."""
         self.count += len(filtered)
-        self._sum += filtered.real.double().sum(0).cpu()
-        self._passed += passed.double().sum(0).cpu()
+        self._sum += filtered.real.cpu().double().sum(0)
+        self._passed += passed.cpu().double().sum(0)
         for order, rows in enumerate(self.members):
             part, weight = filtered[:, rows], passed[:, rows]
-            self._moments[order] += (part.T @ part.conj()).real.double().cpu()
-            self._weights[order] += (weight.T @ weight).double().cpu()
+            self._moments[order] += (part.T @ part.conj()).real.cpu().double()
+            self._weights[order] += (weight.T @ weight).cpu().double()
             if order == 0:
-                self._mixed[0] += (part.real.T @ weight).double().cpu()
+                self._mixed[0] += (part.real.T @ weight).cpu().double()
 
     @property
     def mean(self) -> Tensor:
