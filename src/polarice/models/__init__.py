@@ -1,9 +1,10 @@
 """The networks, and how they are named, configured, stored and found."""
 
+from .attention_round import ImageState, Offer
 from .count import count_flops, count_parameters, model_table
 from .paper import PaperConfig, PaperPolarCNN, PaperPolarTransformer
 from .polar_cnn import PolarCNN, PolarCNNConfig
-from .polar_transformer import ImageState, Offer, PolarTransformer, PolarTransformerConfig, SetOutput
+from .polar_transformer import PolarTransformer, PolarTransformerConfig, SetOutput
 from .registry import (
     ARCHITECTURES,
     ModelCard,

@@ -18,28 +18,20 @@ defocus shows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..imaging import fourier_resample
-from ..polar import (
-    AngularSpectra,
-    AttentionResult,
-    KeyTrust,
-    PolarGrid,
-    PolarTransform,
-    angular_spectra,
-    attend_to_spectra,
-)
+from ..polar import AttentionResult, PolarGrid, PolarTransform
+from .attention_round import Attended, AttentionRound, ImageState, Offer, flatten
 from .centring import Centring, Recentring, moved
 from .layers import REGULARISER, Conditions, GainHead, PolarBlock, PolarUNet, angular_products
 from .observation import FrequencyBands, observed_spectra
 
-__all__ = ["Attended", "ImageState", "Offer", "PolarTransformer", "PolarTransformerConfig", "SetOutput"]
+__all__ = ["PolarTransformer", "PolarTransformerConfig", "SetOutput"]
 
 
 @dataclass(frozen=True)
@@ -71,61 +63,6 @@ class PolarTransformerConfig:
     match_channels: int = 8
     rounds: int = 4
     embedding: int = 64
-
-
-class ImageState(NamedTuple):
-    """What the network knows of each image between two rounds.
-
-    Attributes
-    ----------
-    observed : Tensor, shape (..., 2, y, x)
-        The image and the same filtered by its CTF.
-    coarse : Tensor, shape (..., 2, y // 2, x // 2)
-        Both at half the resolution.
-    polar : Tensor, shape (..., 2, n, m)
-        Both about the centre, polar and whitened: the coarse ones before all rounds but the last.
-    features : Tensor, shape (..., c, n, m)
-    passed : Tensor, shape (..., b)
-        Mean squared CTF in bands of frequency.
-    centre : Tensor, shape (..., 2)
-        Where the particle lies, (x, y) in pixels from the centre of the box.
-    """
-
-    observed: Tensor
-    coarse: Tensor
-    polar: Tensor
-    features: Tensor
-    passed: Tensor
-    centre: Tensor
-
-
-class Offer(NamedTuple):
-    """What images bring to a round of attention for others to use.
-
-    Attributes
-    ----------
-    spectra : AngularSpectra, leading shape (s, f, k)
-    passed : Tensor, shape (s, k, b)
-        Mean squared CTF in bands of frequency.
-    """
-
-    spectra: AngularSpectra
-    passed: Tensor
-
-
-class Attended(NamedTuple):
-    """What a round of attention brings an image from the others.
-
-    Attributes
-    ----------
-    polar : Tensor, shape (..., 2, n, m)
-        Weighted mean of their polar images, aligned.
-    passed : Tensor, shape (..., b)
-        Weighted mean of their squared CTFs.
-    """
-
-    polar: Tensor
-    passed: Tensor
 
 
 class SetOutput(NamedTuple):
@@ -302,7 +239,7 @@ class PolarTransformer(nn.Module):
         state = query._replace(features=features)
         if index + 1 < self.config.rounds:
             leading = query.centre.shape[:-1]
-            flat = self._recentre(index + 1, _flatten(state, len(leading)))
+            flat = self._recentre(index + 1, flatten(state, len(leading)))
             if index == self.config.rounds - 2:
                 flat = self._sharpen(flat)
             state = ImageState(*(part.unflatten(0, leading) for part in flat))
@@ -311,7 +248,7 @@ class PolarTransformer(nn.Module):
     def decode(self, state: ImageState, attended: Attended) -> Tensor:
         """Images (..., y, x) of final states and what the last round brought."""
         leading = state.features.shape[:-3]
-        state, attended = _flatten(state, len(leading)), _flatten(attended, len(leading))
+        state, attended = flatten(state, len(leading)), flatten(attended, len(leading))
         sources = torch.cat([state.polar, attended.polar], 1)
         polar = self.head(state.features).float()[:, 0] + (self.skip * sources).sum(1)
         products = angular_products(polar, *sources.unbind(1))
@@ -353,14 +290,6 @@ class PolarTransformer(nn.Module):
         )
 
 
-State = TypeVar("State", ImageState, Attended)
-
-
-def _flatten(state: State, dimensions: int) -> State:
-    """Join the leading dimensions of every part."""
-    return type(state)(*(part.flatten(0, dimensions - 1) for part in state))
-
-
 class ViewEmbedding(nn.Module):
     """Unit vectors that tell views apart and do not change when an image is rotated.
 
@@ -396,95 +325,3 @@ class ViewEmbedding(nn.Module):
             # The square root brings products back to the scale of features.
             product = product / product.square().sum(-1, keepdim=True).add(1e-6).pow(0.25)
             return nn.functional.normalize(self.out(product.flatten(1)), dim=-1)
-
-
-class Matchers(NamedTuple):
-    """What images are compared by.
-
-    Attributes
-    ----------
-    query, key : Tensor, shape (s, k, c, n, m)
-    trust : KeyTrust
-        Of each image as a query.
-    """
-
-    query: Tensor
-    key: Tensor
-    trust: KeyTrust
-
-
-class AttentionRound(nn.Module):
-    """Angular attention, then a polar U-Net on what it brings.
-
-    Scores are the sum of two: the cosine of learned features, alike for queries and keys, and a
-    log-likelihood, the product of an estimate of either image with the other as it was observed. The
-    first finds out who shows the same view; the second, whose noise no network has touched, by which
-    angle.
-    """
-
-    def __init__(self, widths: tuple[int, ...], match_channels: int, grid: PolarGrid) -> None:
-        super().__init__()
-        channels = widths[0]
-        self.match = nn.Conv2d(channels, match_channels, 1, bias=False)
-        # Whitened polar images lack the area weight of the L² product: start from it.
-        weight = torch.tensor(grid.weights).sqrt().float()
-        self.radial_gain = nn.Parameter((weight / weight.mean())[:, None].repeat(match_channels, 1, 1))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
-        self.estimate = nn.Conv2d(channels, 1, 1, bias=False)
-        nn.init.normal_(self.estimate.weight, std=1e-3)
-        self.estimate_gain = nn.Parameter((weight.square() / weight.square().mean())[:, None])
-        # Just below the score of unrelated images at the start, so that it is felt and can be learned.
-        self.threshold = nn.Parameter(torch.tensor(17.0))
-        self.ceiling = nn.Parameter(torch.tensor(3.0))
-        self.matching = Conditions(3 * grid.n_radii + FrequencyBands.count)
-        self.trust = nn.Linear(self.matching.size, 4)
-        nn.init.normal_(self.trust.weight, std=1e-3)
-        nn.init.zeros_(self.trust.bias)
-        self.conditions = Conditions(10 * grid.n_radii + 2 * FrequencyBands.count + 1)
-        self.refine = PolarUNet(2 * (channels + 2) + 1, widths, grid.n_radii, self.conditions.size)
-
-    def matchers(self, state: ImageState) -> Matchers:
-        """What images of leading shape (s, k) are compared by."""
-        leading = state.centre.shape[:-1]
-        state = _flatten(state, len(leading))
-        features = self.match(state.features).float() * self.radial_gain
-        features = features / features.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
-        told = self.matching(torch.cat([angular_products(*state.polar.unbind(1)), state.passed], -1))
-        with torch.autocast(told.device.type, enabled=False):
-            gains, offsets = self.trust(told).split([2, 2], -1)
-        # Bounded, or an early mistake could close the attention for good.
-        estimate_gain, evidence_gain = gains.clamp(-4, 1).exp().unbind(-1)
-        threshold, ceiling = (offsets.clamp(-5, 5) + torch.stack([self.threshold, self.ceiling])).unbind(-1)
-        estimate = self.estimate(state.features).float() * self.estimate_gain
-        estimate = estimate * estimate_gain[:, None, None, None]
-        filtered = state.polar[:, 1:]
-        query = torch.cat([self.log_scale.exp() * features, estimate, filtered], 1)
-        key = torch.cat([features, filtered, estimate], 1)
-        trust = KeyTrust(*(part.unflatten(0, leading) for part in (threshold, evidence_gain, ceiling)))
-        return Matchers(query.unflatten(0, leading), key.unflatten(0, leading), trust)
-
-    def offer(self, keys: ImageState) -> Offer:
-        """What images of leading shape (s, k) bring for others to use."""
-        value = torch.cat([keys.polar, keys.features], 2)
-        return Offer(angular_spectra(self.matchers(keys).key, value), keys.passed)
-
-    def forward(
-        self, query: ImageState, keys: Offer, mask: Tensor | None
-    ) -> tuple[Tensor, Attended, AttentionResult]:
-        """Refined features (s, q, c, n, m), what the keys say, and the attention."""
-        asking = self.matchers(query)
-        null = torch.zeros_like(self.threshold)
-        attention = attend_to_spectra(
-            asking.query, keys.spectra, mask=mask, null_logit=null, trust=asking.trust
-        )
-        radii = query.polar.shape[-2]
-        attention = attention._replace(output=attention.output.unflatten(2, (-1, radii)))
-        attended = Attended(attention.output[:, :, :2], attention.key_weights @ keys.passed)
-        mass = 1 - attention.null_weight[..., None]
-        polar = torch.cat([query.polar, attended.polar], 2).flatten(0, 1)
-        told = torch.cat([query.passed, attended.passed, mass], -1).flatten(0, 1)
-        conditions = self.conditions(torch.cat([angular_products(*polar.unbind(1)), told], -1))
-        presence = mass[..., None, None].expand_as(query.polar[:, :, :1])
-        seen = torch.cat([query.polar, query.features, attention.output, presence], 2)
-        refined, _ = self.refine(seen.flatten(0, 1), conditions)
-        return refined.float().unflatten(0, query.polar.shape[:2]), attended, attention
