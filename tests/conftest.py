@@ -44,7 +44,7 @@ def tiny_network() -> PolarTransformer:
     torch.manual_seed(7)
     network = PolarTransformer(
         PolarTransformerConfig(
-            box=32, widths=(4, 8), coarse_widths=(4, 8), match_channels=4, rounds=3, embedding=8
+            box=32, widths=(4, 8), coarse_widths=(4, 8), match_channels=4, coarse_rounds=1, embedding=8
         )
     ).eval()
     with torch.no_grad():
@@ -69,7 +69,8 @@ def joint_weights(tiny_network: PolarTransformer, tmp_path_factory: pytest.TempP
         "widths": [4, 8],
         "coarse_widths": [4, 8],
         "match_channels": 4,
-        "rounds": 3,
+        "coarse_rounds": 1,
+        "fine_rounds": 2,
         "embedding": 8,
     }
     save_model(path, tiny_network, ModelCard("polar-transformer", config))

@@ -358,7 +358,10 @@ def bank(structures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("architecture", "more"),
-    [("unet", ""), ("polar-transformer", "rounds = 2\ncoarse_widths = [4, 8]\nembedding = 4")],
+    [
+        ("unet", ""),
+        ("polar-transformer", "coarse_rounds = 1\nfine_rounds = 1\nembedding = 4"),
+    ],
 )
 def test_train_and_resume(architecture: str, more: str, run: Run, bank: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.toml", tmp_path / "run"

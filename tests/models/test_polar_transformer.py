@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from polarice.models import PolarTransformer, PolarTransformerConfig
 
 SMALL = PolarTransformerConfig(
-    box=32, widths=(4, 8, 8), coarse_widths=(4, 8), match_channels=3, rounds=3, embedding=8
+    box=32, widths=(4, 8, 8), coarse_widths=(4, 8), match_channels=3, coarse_rounds=2, embedding=8
 )
 
 
@@ -22,7 +22,7 @@ def test_shapes_and_finite_gradients(images: Tensor) -> None:
     model = PolarTransformer(SMALL)
     out = model(images)
     assert out.images.shape == images.shape
-    assert [result.weights.shape for result in out.attention] == [(2, 4, 4, 24)] * 2 + [(2, 4, 4, 48)]
+    assert [result.weights.shape for result in out.attention] == [(2, 4, 4, 24)] * 2 + [(2, 4, 4, 48)] * 2
     assert out.embedding.shape == (2, 4, 8)
     torch.testing.assert_close(out.embedding.norm(dim=-1), torch.ones(2, 4))
     assert bool(((out.confidence >= 0) & (out.confidence <= 1)).all())
@@ -36,14 +36,14 @@ def test_shapes_and_finite_gradients(images: Tensor) -> None:
 def test_default_has_the_published_shape() -> None:
     model = PolarTransformer()
     assert model.box == 64
-    assert len(model.rounds) == 4
+    assert len(model.rounds) == 5
     with torch.no_grad():
         assert model(torch.zeros(1, 2, 64, 64)).images.shape == (1, 2, 64, 64)
 
 
 def test_one_round_is_refused() -> None:
-    with pytest.raises(ValueError, match="two rounds at least, not 1"):
-        PolarTransformer(PolarTransformerConfig(rounds=1))
+    with pytest.raises(ValueError, match="a round of attention at either"):
+        PolarTransformer(PolarTransformerConfig(coarse_rounds=0))
 
 
 @pytest.mark.parametrize("turned_one", [0, 2])
@@ -131,7 +131,7 @@ def test_parts_make_the_whole(model: nn.Module, images: Tensor) -> None:
         whole = model(images)
         state, _ = model.encode(images.flatten(0, 1))
         state = type(state)(*(part.unflatten(0, (2, 4)) for part in state))
-        for index in range(3):
+        for index in range(len(model.rounds)):
             state, aligned, _ = model.attend(index, state, model.offer(index, state), others)
         torch.testing.assert_close(model.decode(state, aligned), whole.images, rtol=0, atol=1e-5)
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models import ImageState, Offer, PolarTransformer
-from ..models.centring import moved
 from ..neighbours import NOBODY, DiscHarmonics, StackViews
 from ..polar import AngularSpectra
 from .denoiser import in_plane_angles_deg
@@ -56,7 +55,7 @@ class StackState:
         )
 
     def after(self, index: int, network: PolarTransformer, scratch: Path) -> StackState:
-        """Files for the state after round ``index``: these themselves, but before the last round new ones."""
+        """Files for the state after round ``index``: these, but new ones where the resolution grows."""
         if network.feature_shape(index + 1) == network.feature_shape(index):
             return self
         polar, features = _polar_files(network, index + 1, len(self.centre), scratch)
@@ -90,8 +89,8 @@ def _polar_files(
 
 
 def _place(network: PolarTransformer, index: int) -> str:
-    """All rounds but the last share their files."""
-    return "last" if index == network.config.rounds - 1 else "coarse"
+    """Rounds of one resolution share their files."""
+    return "coarse" if index < network.config.coarse_rounds else "fine"
 
 
 @dataclass(frozen=True)
@@ -168,14 +167,15 @@ class GraphResult:
 
 def scratch_bytes(network: PolarTransformer, count: int) -> int:
     """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images."""
-    ends = 0, network.config.rounds - 1
+    ends = 0, len(network.rounds) - 1
     states = sum(
         (2 + channels) * radii * angles for channels, radii, angles in map(network.feature_shape, ends)
     )
     offers = sum(2 * math.prod(shape) for index in ends for shape in network.offer_shapes(index))
-    harmonics = 5 * len(DiscHarmonics(network.box).orders)
+    harmonics = DiscHarmonics(network.box)
+    views = 4 * harmonics.spectrum_length + len(harmonics.orders)
     # Observed images twice at both resolutions, and half a result.
-    return 2 * count * (states + offers + harmonics + round(4.5 * network.box**2))
+    return 2 * count * (states + offers + views + round(4.5 * network.box**2))
 
 
 @torch.inference_mode()
@@ -202,11 +202,10 @@ def encode_stack(
     """
     state = StackState.create(network, count, scratch)
     harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
-    shape = count, len(harmonics.orders)
     views = StackViews(
-        harmonics.orders.cpu().numpy(),
-        np.memmap(scratch / "harmonics", np.complex64, "w+", shape=shape),
-        _file(scratch, "transmitted", *shape),
+        np.memmap(scratch / "spectra", np.complex64, "w+", shape=(count, harmonics.spectrum_length)),
+        _file(scratch, "transmitted", count, len(harmonics.orders)),
+        np.empty((count, 2), np.float32),
         np.empty((count, network.config.embedding), np.float32),
     )
     done = 0
@@ -214,7 +213,8 @@ def encode_stack(
         part, codes = network.encode(images, ctf)
         rows = slice(done, done + len(images))
         state.put(rows, part)
-        views.filtered[rows] = harmonics.analyse(moved(part.observed[:, 1], -part.centre)).cpu().numpy()
+        views.spectra[rows] = harmonics.spectra(part.observed[:, 1]).cpu().numpy()
+        views.centre[rows] = part.centre.cpu().numpy()
         views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
         views.embedding[rows] = codes.cpu().numpy()
         done = rows.stop
@@ -253,7 +253,7 @@ def attend_graph(
     progress : callable
         Called with (round, images done).
     """
-    count, rounds, box = len(encoded), network.config.rounds, network.box
+    count, rounds, box = len(encoded), len(network.rounds), network.box
     images = np.memmap(scratch / "images", np.float32, "w+", shape=(count, box, box))
     weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
     batches = [

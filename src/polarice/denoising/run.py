@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..models import PolarTransformer
-from ..neighbours import NOBODY, find_companions, groups_of
+from ..neighbours import NOBODY, DiscHarmonics, find_companions, groups_of
 from ..particles import ParticleStack, ParticleWriter, Preprocessor, StackScan
 from .calibration import measure_gain
 from .graph import attend_graph, encode_stack
@@ -138,6 +138,7 @@ class StackRun:
             self.seconds["encode"] -= self.seconds["read and normalise"] - before
             with timed(self.seconds, "find neighbours"):
                 companions = find_companions(
+                    DiscHarmonics(network.box),
                     encoded.views,
                     settings.neighbours,
                     halves,
@@ -147,7 +148,7 @@ class StackRun:
                 )
             neighbours = companions.rows
             gains = self._joint_gains(network, neighbours, halves)
-            rounds = network.config.rounds
+            rounds = len(network.rounds)
             with timed(self.seconds, "attend and decode"):
                 result = attend_graph(
                     network,

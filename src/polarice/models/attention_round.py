@@ -32,7 +32,7 @@ class ImageState(NamedTuple):
     coarse : Tensor, shape (..., 2, y // 2, x // 2)
         Both at half the resolution.
     polar : Tensor, shape (..., 2, n, m)
-        Both about the centre, polar and whitened: the coarse ones before all rounds but the last.
+        Both about the centre, polar and whitened: the coarse ones before a coarse round.
     features : Tensor, shape (..., c, n, m)
     passed : Tensor, shape (..., b)
         Mean squared CTF in bands of frequency.
@@ -107,11 +107,24 @@ class AttentionRound(nn.Module):
     log-likelihood, the product of an estimate of either image with the other as it was observed. The
     first finds out who shows the same view; the second, whose noise no network has touched, by which
     angle.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels of the polar U-Net at each level; queries and states have the first.
+    match_channels : int
+        Channels of queries and keys.
+    grid : PolarGrid
+    corrects : bool
+        Add what the U-Net finds to an image's features, little at first, instead of replacing them.
     """
 
-    def __init__(self, widths: tuple[int, ...], match_channels: int, grid: PolarGrid) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], match_channels: int, grid: PolarGrid, corrects: bool = False
+    ) -> None:
         super().__init__()
         channels = widths[0]
+        self.correction = nn.Parameter(torch.full((channels, 1, 1), 0.1)) if corrects else None
         self.match = nn.Conv2d(channels, match_channels, 1, bias=False)
         # Whitened polar images lack the area weight of the L² product: start from it.
         weight = torch.tensor(grid.weights).sqrt().float()
@@ -174,4 +187,7 @@ class AttentionRound(nn.Module):
         presence = mass[..., None, None].expand_as(query.polar[:, :, :1])
         seen = torch.cat([query.polar, query.features, attention.output, presence], 2)
         refined, _ = self.refine(seen.flatten(0, 1), conditions)
-        return refined.float().unflatten(0, query.polar.shape[:2]), attended, attention
+        features = refined.float().unflatten(0, query.polar.shape[:2])
+        if self.correction is not None:
+            features = query.features + self.correction * features
+        return features, attended, attention

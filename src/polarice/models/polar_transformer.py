@@ -7,8 +7,8 @@ attention is sure the network averages the aligned originals.
 
 Beyond the paper: scores hold a likelihood of the raw images beside the features' likeness, and keys are
 trusted apart from how sure their angle is (`KeyTrust`); attention in several rounds, each of which aligns
-what the one before has cleaned. All but the last work at half the resolution, where most of the signal
-is and a round costs little; the last aligns and averages the details. An image never attends to itself
+what the one before has cleaned. The first work at half the resolution, where most of the signal is and a
+round costs little; the others align and average the details. An image never attends to itself
 (its own features are passed on beside the attended ones), and a null key lets it attend to nobody: the
 weight left to the others says how much the set helped. The network is told each image's CTF: the image
 filtered by it travels beside the image, as a value too, and every block is conditioned on the energies
@@ -45,13 +45,13 @@ class PolarTransformerConfig:
     grid : str
         Preset of `PolarGrid`.
     widths : tuple of int
-        Channels of the last round's polar U-Net at each level.
+        Channels at each level of the polar U-Nets at full resolution.
     coarse_widths : tuple of int
         Channels of the polar U-Nets at half the resolution.
     match_channels : int
         Channels of queries and keys.
-    rounds : int
-        Rounds of attention, two at least: all but the last at half the resolution.
+    coarse_rounds, fine_rounds : int
+        Rounds of attention at half the resolution, then at the full one; one of each at least.
     embedding : int
         Length of the rotation-invariant embedding that finds neighbours.
     """
@@ -61,7 +61,8 @@ class PolarTransformerConfig:
     widths: tuple[int, ...] = (16, 32, 64, 96)
     coarse_widths: tuple[int, ...] = (24, 48, 96)
     match_channels: int = 8
-    rounds: int = 4
+    coarse_rounds: int = 3
+    fine_rounds: int = 2
     embedding: int = 64
 
 
@@ -103,8 +104,8 @@ class PolarTransformer(nn.Module):
     def __init__(self, config: PolarTransformerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or PolarTransformerConfig()
-        if config.rounds < 2:
-            raise ValueError(f"a polar transformer needs two rounds at least, not {config.rounds}")
+        if min(config.coarse_rounds, config.fine_rounds) < 1:
+            raise ValueError("a polar transformer needs a round of attention at either resolution")
         self.transform = PolarTransform(PolarGrid.preset(config.grid, config.box), regulariser=REGULARISER)
         coarse_grid = PolarGrid.preset(config.grid, config.box // 2)
         self.coarse_transform = PolarTransform(coarse_grid, regulariser=REGULARISER)
@@ -120,9 +121,9 @@ class PolarTransformer(nn.Module):
             coarse_grid.n_angles >> levels,
             config.embedding,
         )
-        # After the encoder and after each round but the last.
+        # After the encoder and after each coarse round.
         self.recentrings = nn.ModuleList(
-            Recentring(coarse_channels, coarse_grid) for _ in range(config.rounds)
+            Recentring(coarse_channels, coarse_grid) for _ in range(config.coarse_rounds + 1)
         )
         self.sharpen_conditions = Conditions(3 * radii + self.bands.count)
         self.sharpen = nn.ModuleList(
@@ -131,9 +132,12 @@ class PolarTransformer(nn.Module):
         )
         self.rounds = nn.ModuleList(
             AttentionRound(config.coarse_widths, config.match_channels, coarse_grid)
-            for _ in range(config.rounds - 1)
+            for _ in range(config.coarse_rounds)
         )
-        self.rounds.append(AttentionRound(config.widths, config.match_channels, self.transform.grid))
+        self.rounds.extend(
+            AttentionRound(config.widths, config.match_channels, self.transform.grid, corrects=more > 0)
+            for more in reversed(range(config.fine_rounds))
+        )
         self.head = nn.Conv2d(channels, 1, 1)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         self.skip = nn.Parameter(torch.zeros(4, radii, 1))
@@ -146,9 +150,9 @@ class PolarTransformer(nn.Module):
 
     def feature_shape(self, index: int) -> tuple[int, int, int]:
         """Channels, radii and angles of an image's features before round ``index``."""
-        last = index == self.config.rounds - 1
-        grid = (self.transform if last else self.coarse_transform).grid
-        return (self.config.widths if last else self.config.coarse_widths)[0], grid.n_radii, grid.n_angles
+        fine = index >= self.config.coarse_rounds
+        grid = (self.transform if fine else self.coarse_transform).grid
+        return (self.config.widths if fine else self.config.coarse_widths)[0], grid.n_radii, grid.n_angles
 
     def offer_shapes(self, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Shapes of an image's key and value spectra in round ``index``."""
@@ -237,10 +241,10 @@ class PolarTransformer(nn.Module):
         assert isinstance(round_, AttentionRound)
         features, attended, attention = round_(query, keys, mask)
         state = query._replace(features=features)
-        if index + 1 < self.config.rounds:
+        if index < self.config.coarse_rounds:
             leading = query.centre.shape[:-1]
             flat = self._recentre(index + 1, flatten(state, len(leading)))
-            if index == self.config.rounds - 2:
+            if index == self.config.coarse_rounds - 1:
                 flat = self._sharpen(flat)
             state = ImageState(*(part.unflatten(0, leading) for part in flat))
         return state, attended, attention
@@ -279,7 +283,7 @@ class PolarTransformer(nn.Module):
         flat, embedding = self.encode(images.flatten(0, 1), None if ctf is None else ctf.flatten(0, 1))
         state = ImageState(*(part.unflatten(0, (sets, size)) for part in flat))
         attention = []
-        for index in range(self.config.rounds):
+        for index in range(len(self.rounds)):
             state, attended, result = self.attend(index, state, self.offer(index, state), mask)
             attention.append(result)
         return SetOutput(
