@@ -65,21 +65,20 @@ def measure(network: PolarTransformer, source: SetSampler, n: int, k: int) -> di
         seen = ((batch.noisy[0], batch.ctf[0]) for batch in batches)
         encoded = encode_stack(network, seen, n, Path(name), lambda done: None)
         views = encoded.views
-        companions = find_companions(views, k, one, one, cpu)
+        harmonics = DiscHarmonics(clean.shape[-1])
+        companions = find_companions(harmonics, views, k, one, one, cpu)
         blind = views._replace(embedding=np.zeros_like(views.embedding))
-        ratio = find_companions(blind, k, one, one, cpu)
+        ratio = find_companions(harmonics, blind, k, one, one, cpu)
         centre = torch.from_numpy(encoded.state.centre.copy())
         result = attend_graph(
             network, encoded, companions.rows, one, Path(name), cpu, lambda index, done: None
         )
         joint = torch.from_numpy(np.array(result.images))
-        filtered, passed = (
-            torch.from_numpy(np.array(views.filtered)),
-            torch.from_numpy(np.array(views.passed)),
-        )
-    covariance = StackCovariance(torch.from_numpy(views.orders))
+        spectra = harmonics.moved(torch.from_numpy(np.array(views.spectra)), -torch.from_numpy(views.centre))
+        filtered, passed = harmonics.analyse_spectra(spectra), torch.from_numpy(np.array(views.passed))
+    covariance = StackCovariance(harmonics.orders)
     covariance.add(filtered, passed.float())
-    wiener = DiscHarmonics(clean.shape[-1]).synthesise(covariance.wiener(filtered, passed.float()))
+    wiener = harmonics.synthesise(covariance.wiener(filtered, passed.float()))
     cosine = torch.from_numpy(views.embedding @ views.embedding.T).fill_diagonal_(-2)
     angle = torch.cat([view_angle_deg(rows[:, None], rotations) for rows in rotations.split(256)])
 

@@ -68,3 +68,19 @@ def test_what_a_radial_filter_transmits(harmonics: DiscHarmonics) -> None:
     torch.testing.assert_close(
         harmonics.transmitted(torch.ones_like(transfer)[None])[0], torch.ones_like(found)
     )
+
+
+def test_spectra_give_the_same_coefficients(harmonics: DiscHarmonics) -> None:
+    images = blob(3.0, -2.0) - 0.5 * blob(-5.0, 1.0, 3.0)
+    found = harmonics.analyse_spectra(harmonics.spectra(images))
+    torch.testing.assert_close(found, harmonics.analyse(images), rtol=0, atol=1e-4)
+    mixture = torch.randn(len(harmonics.orders), 5, generator=torch.Generator().manual_seed(2))
+    mixed = harmonics.analyse_spectra(harmonics.spectra(images), harmonics.mixed(mixture))
+    torch.testing.assert_close(mixed, found @ mixture.to(found), rtol=0, atol=1e-3)
+
+
+def test_moving_spectra_moves_the_image(harmonics: DiscHarmonics) -> None:
+    shifts = torch.tensor([[2.0, -1.0], [0.5, 3.25]])
+    moved = harmonics.moved(harmonics.spectra(blob(1.0, -2.0).expand(2, -1, -1)), shifts)
+    there = torch.cat([blob(3.0, -3.0), blob(1.5, 1.25)])
+    torch.testing.assert_close(harmonics.analyse_spectra(moved), harmonics.analyse(there), rtol=0, atol=1e-3)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["StackCovariance", "ViewFeatures", "ViewLikelihood"]
+__all__ = ["ImagePrior", "StackCovariance", "ViewFeatures", "ViewLikelihood"]
 
 # Above where the largest eigenvalue of white noise lies: with CTFs it is not quite white.
 _MARGIN = 1.1
@@ -49,23 +49,30 @@ class ViewLikelihood:
     ----------
     orders : Tensor of int, shape (f,)
         m of each feature, ascending.
+    information : Tensor, shape (f,)
+        What one image with an average CTF tells of each feature, in units of what the covariance leaves open.
     mean : Tensor, shape (h,)
         Mean of the coefficients before the CTF.
     constant : float
     """
 
     orders: Tensor
+    information: Tensor
     mean: Tensor
     constant: float
     _columns: Tensor
-    _own: Tensor
 
     def to(self, device: torch.device) -> ViewLikelihood:
         """The same on a device."""
-        orders, mean, columns, own = (
-            part.to(device) for part in (self.orders, self.mean, self._columns, self._own)
+        orders, information, mean, columns = (
+            part.to(device) for part in (self.orders, self.information, self.mean, self._columns)
         )
-        return ViewLikelihood(orders, mean, self.constant, columns, own)
+        return ViewLikelihood(orders, information, mean, self.constant, columns)
+
+    @property
+    def share(self) -> Tensor:
+        """How much the square of each feature counts, shape (f,): a real number is half a complex one."""
+        return _share(self.orders).float()
 
     def features(self, filtered: Tensor, passed: Tensor) -> ViewFeatures:
         """Features of images.
@@ -78,7 +85,52 @@ class ViewLikelihood:
             Squared CTFs on the harmonics' rings.
         """
         vectors = (filtered - passed * self.mean) @ self._columns.to(filtered.dtype)
-        return ViewFeatures(vectors, vectors.abs().square() @ self._own)
+        own = self.share * self.information / (1 + self.information)
+        return ViewFeatures(vectors, vectors.abs().square() @ own)
+
+
+@dataclass(frozen=True)
+class ImagePrior:
+    """How probable an image is as one of a stack's, whatever its view.
+
+    Attributes
+    ----------
+    mean : Tensor, shape (h,)
+        Mean of the coefficients before the CTF.
+    columns : Tensor, shape (h, f + 1)
+        What takes coefficients to the features whose squares count; last the mean, which counts as it is.
+    share : Tensor, shape (f,)
+        How much each square counts.
+    """
+
+    mean: Tensor
+    columns: Tensor
+    share: Tensor
+
+    def to(self, device: torch.device) -> ImagePrior:
+        """The same on a device."""
+        return ImagePrior(*(part.to(device) for part in (self.mean, self.columns, self.share)))
+
+    def evidence(self, mixed: Tensor, known: Tensor) -> Tensor:
+        """Logarithm of the probability, but for what depends on the image's noise and CTF only.
+
+        Parameters
+        ----------
+        mixed : Tensor, shape (n, f + 1), complex
+            Coefficients of images filtered by their CTFs, times `columns`.
+        known : Tensor, shape (n, f + 1)
+            The same of the mean, let through by the squared CTFs.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+        """
+        return (mixed - known)[:, :-1].abs().square() @ self.share + mixed[:, -1].real
+
+
+def _share(orders: Tensor) -> Tensor:
+    """A real number has half the freedom of a complex one."""
+    return torch.where(orders == 0, 0.5, 1.0).double()
 
 
 class StackCovariance:
@@ -146,33 +198,39 @@ class StackCovariance:
 
     def likelihood(self) -> ViewLikelihood:
         """What the images counted so far say of views. Pure noise gives no features at all."""
+        columns, information, orders = self._informed()
+        share = _share(orders)
+        columns /= (1 + 2 * information).sqrt()
+        constant = float((share * ((1 + information).square() / (1 + 2 * information)).log()).sum())
+        return ViewLikelihood(orders, information.float(), self.mean.float(), constant, columns.float())
+
+    def prior(self) -> ImagePrior:
+        """What the images counted so far say of any other."""
+        columns, information, orders = self._informed()
+        columns = torch.cat([columns / (1 + information).sqrt(), self.mean[:, None]], 1)
+        return ImagePrior(self.mean.float(), columns.float(), _share(orders).float())
+
+    def _informed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Columns (h, f) of C^½, turned so that what an average CTF lets through of them is diagonal.
+
+        Beside them these diagonals (f,), and the order of each column.
+        """
         mean = self.mean
-        columns, own, orders, constant = [], [], [], 0.0
+        columns, informations, orders = [torch.zeros(len(self.orders), 0)], [torch.zeros(0)], []
         for order, rows in enumerate(self.members):
             values, vectors = self._spectrum(order, mean[rows])
-            if not len(values):
-                continue
-            # C^½ turned so that what an average CTF lets through of it is diagonal.
             root = vectors * values.sqrt()
             transmitted = self._passed[rows] / max(self.count, 1)
             information, turn = torch.linalg.eigh(root.T @ (transmitted[:, None] * root))
-            information = information.clamp_min(0)
             column = torch.zeros(len(self.orders), len(values), dtype=torch.float64)
-            column[rows] = root @ turn / (1 + 2 * information).sqrt()
+            column[rows] = root @ turn
             columns.append(column)
-            # A real number has half the freedom of a complex one.
-            share = 0.5 if order == 0 else 1.0
-            own.append(share * information / (1 + information))
-            constant += share * float(((1 + information).square() / (1 + 2 * information)).log().sum())
+            informations.append(information.clamp_min(0))
             orders += [order] * len(values)
-        if not columns:
-            columns, own = [torch.zeros(len(self.orders), 0)], [torch.zeros(0)]
-        return ViewLikelihood(
+        return (
+            torch.cat(columns, 1).double(),
+            torch.cat(informations).double(),
             torch.tensor(orders, dtype=torch.long),
-            mean.float(),
-            constant,
-            torch.cat(columns, 1).float(),
-            torch.cat(own).float(),
         )
 
     def _spectrum(self, order: int, mean: Tensor) -> tuple[Tensor, Tensor]:

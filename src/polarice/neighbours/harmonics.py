@@ -45,6 +45,9 @@ class DiscHarmonics(nn.Module):
     _basis: Tensor
     _inside: Tensor
     _hats: Tensor
+    _band: Tensor
+    _ring: Tensor
+    _from_spectra: Tensor
 
     def __init__(self, box: int) -> None:
         super().__init__()
@@ -59,6 +62,16 @@ class DiscHarmonics(nn.Module):
         # Linear between rings one cycle per box apart.
         hats = (1 - box * (ring[:, None] - self.frequencies).abs()).clamp_min(0)
         self.register_buffer("_hats", hats / hats.sum(0), persistent=False)
+        band = torch.nonzero(ring <= _HIGHEST_FREQUENCY + 1 / box)[:, 0]
+        self.register_buffer("_band", band, persistent=False)
+        fy, fx = (part.flatten()[band] for part in torch.broadcast_tensors(fy, fx))
+        self.register_buffer("_ring", torch.stack([fx, fy], -1), persistent=False)
+        # Every frequency off the axis stands for its negative too.
+        weights = torch.where(fx == 0, 1, 2) / box**2
+        images = torch.zeros(2, len(self.orders), box, box)
+        images[:, :, self._inside] = self._basis * torch.tensor([1, -1])[:, None, None]
+        spectra = torch.fft.rfft2(images.flatten(0, 1)).flatten(1)[:, band] * weights
+        self.register_buffer("_from_spectra", torch.cat([spectra.real, spectra.imag], 1).T, persistent=False)
 
     def analyse(self, images: Tensor) -> Tensor:
         """Coefficients (b, h), complex, of images (b, y, x): their inner products with the harmonics."""
@@ -66,6 +79,38 @@ class DiscHarmonics(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             pixels = images[:, self._inside].float()
             return torch.complex(pixels @ real.T, -(pixels @ imaginary.T))
+
+    @property
+    def spectrum_length(self) -> int:
+        """How many Fourier coefficients `spectra` gives."""
+        return len(self._band)
+
+    def spectra(self, images: Tensor) -> Tensor:
+        """Fourier coefficients (b, f), complex, of images (b, y, x), as far as the harmonics reach."""
+        with torch.autocast(images.device.type, enabled=False):
+            found: Tensor = torch.fft.rfft2(images.float()).flatten(1)[:, self._band]
+            return found
+
+    def moved(self, spectra: Tensor, shifts_px: Tensor) -> Tensor:
+        """Spectra (b, f) of images moved by shifts (b, 2) or (2,) along (x, y), in pixels."""
+        return spectra * torch.exp((-2j * math.pi) * (shifts_px @ self._ring.T))
+
+    def analyse_spectra(self, spectra: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Coefficients (b, h), complex, of images whose `spectra` (b, f) are given.
+
+        Parameters
+        ----------
+        spectra : Tensor, shape (b, f)
+        columns : Tensor, shape (2 f, 2 c), optional
+            From `mixed`: gives mixtures (b, c) of the coefficients instead.
+        """
+        columns = self._from_spectra if columns is None else columns
+        parts = torch.cat([spectra.real, spectra.imag], -1) @ columns
+        return torch.complex(*parts.chunk(2, -1))
+
+    def mixed(self, mixture: Tensor) -> Tensor:
+        """What `analyse_spectra` takes to return coefficients times a real matrix (h, c)."""
+        return torch.cat([part @ mixture for part in self._from_spectra.chunk(2, 1)], 1)
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
         """Images (b, y, x) of coefficients (b, h)."""

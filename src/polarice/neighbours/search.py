@@ -1,8 +1,12 @@
-"""The likeliest companions of each image of a stack, at any in-plane angle."""
+"""The likeliest companions of each image of a stack, at any in-plane angle.
+
+The stack first tells where its particles lie and what they look like (`likeliest_centres`,
+`StackCovariance`); then all pairs are compared, and the best of them once more by means of several
+(`judge_by_averages`).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -11,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .averages import judge_by_averages
+from .centres import likeliest_centres
 from .covariance import StackCovariance, ViewFeatures, ViewLikelihood
+from .harmonics import DiscHarmonics
+from .pairs import likeliest_pairs
 from .table import NOBODY
 
 __all__ = ["Companions", "StackViews", "find_companions", "likeliest_companions"]
 
-_QUERIES, _KEYS = 64, 2048
-_FEWEST_ANGLES = 64
-# So many particles, spread evenly over a group, are compared with all: more views than noise can tell apart.
-_MOST_KEYS = 20_000
-
-
-# Evidence that the cosine of two embeddings counts for: best from 5 to 20 at SNR 0.03 and 0.1.
-_EMBEDDING_GAIN = 10.0
+# Images of a stack that are read at once.
+_PART = 2048
+# Pairs of each image that are looked at twice.
+_CANDIDATES = 200
 
 
 class StackViews(NamedTuple):
@@ -31,19 +35,19 @@ class StackViews(NamedTuple):
 
     Attributes
     ----------
-    orders : ndarray of int, shape (h,)
-        Of the `DiscHarmonics`.
-    filtered : ndarray, shape (n, h), complex64
-        `DiscHarmonics` of images about their centres, filtered by their CTFs.
+    spectra : ndarray, shape (n, f), complex64
+        `DiscHarmonics.spectra` of images filtered by their CTFs.
     passed : ndarray, shape (n, h), float16
         Squared CTFs on the harmonics' rings.
+    centre : ndarray, shape (n, 2), float32
+        Where the particles seem to lie, (x, y) in pixels from the centre of the box.
     embedding : ndarray, shape (n, e), float32
         Unit vectors of a network.
     """
 
-    orders: NDArray[np.int64]
-    filtered: NDArray[np.complex64]
+    spectra: NDArray[np.complex64]
     passed: NDArray[np.float16]
+    centre: NDArray[np.float32]
     embedding: NDArray[np.float32]
 
 
@@ -57,25 +61,33 @@ class Companions(NamedTuple):
     evidence : ndarray of float32, shape (n, k)
         Logarithm of the likelihood ratio, one view against unrelated ones, and what the embedding adds; −inf
         in empty places.
+    mirrored : ndarray of bool, shape (n, k)
+        Companions that show the view from the other side, as mirror images do.
     """
 
     rows: NDArray[np.int64]
     evidence: NDArray[np.float32]
+    mirrored: NDArray[np.bool_]
 
 
 @torch.inference_mode()
 def find_companions(
+    harmonics: DiscHarmonics,
     views: StackViews,
     count: int,
     apart: NDArray[np.int64],
     groups: NDArray[np.int64],
     device: torch.device,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    mirrored: bool = False,
 ) -> Companions:
-    """Learn the covariance of a stack's images from the stack, and compare them by it.
+    """Learn from a stack what its images look like, and compare them by it.
 
     Parameters
     ----------
+    harmonics : DiscHarmonics
+        Of the stack's box.
     views : StackViews
     count : int
         Companions asked for.
@@ -86,30 +98,41 @@ def find_companions(
     device : torch.device
     progress : callable
         Called with the number of images done.
+    mirrored : bool
+        Look at every image as its mirror image too.
     """
     total = len(groups)
-    rows = np.full((total, count), NOBODY, np.int64)
-    evidence = np.full((total, count), -np.inf, np.float32)
+    companions = _nobody(total, count)
+    harmonics = harmonics.to(device)
     done = 0
     for half in np.unique(apart):
         members = np.flatnonzero(apart == half)
 
-        def parts(members: NDArray[np.int64] = members) -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, len(members), _KEYS):
-                part = members[start : start + _KEYS]
-                filtered, passed = (
-                    torch.from_numpy(x[part]).to(device) for x in (views.filtered, views.passed)
+        def parts(members: NDArray[np.int64] = members) -> Iterator[tuple[slice, Tensor, Tensor]]:
+            for start in range(0, len(members), _PART):
+                rows = slice(start, min(start + _PART, len(members)))
+                spectra, passed = (
+                    torch.from_numpy(x[members[rows]]).to(device) for x in (views.spectra, views.passed)
                 )
-                yield filtered, passed.float()
+                yield rows, spectra, passed.float()
 
         # Moments and likelihoods want full precision.
         with torch.autocast(device.type, enabled=False):
-            covariance = StackCovariance(torch.from_numpy(views.orders))
-            for filtered, passed in parts():
-                covariance.add(filtered, passed)
+            centre = torch.from_numpy(views.centre[members]).to(device)
+            centre = likeliest_centres(harmonics, parts, centre)
+            covariance = StackCovariance(harmonics.orders.cpu())
+            centred = []
+            for rows, spectra, passed in parts():
+                about = harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows]))
+                covariance.add(about, passed)
+                centred.append(about)
             likelihood = covariance.likelihood().to(device)
-            compared = [likelihood.features(*part) for part in parts()]
+            compared = [
+                likelihood.features(about, passed)
+                for about, (_, _, passed) in zip(centred, parts(), strict=True)
+            ]
             features = ViewFeatures(*(torch.cat(part) for part in zip(*compared, strict=True)))
+            del centred, compared
             embedding = torch.from_numpy(views.embedding[members]).to(device)
             found = likeliest_companions(
                 likelihood,
@@ -118,11 +141,13 @@ def find_companions(
                 count,
                 groups[members],
                 lambda here, before=done: progress(before + here),  # type: ignore[misc]
+                mirrored=mirrored,
             )
-        rows[members] = np.where(found.rows == NOBODY, NOBODY, members[found.rows])
-        evidence[members] = found.evidence
+        companions.rows[members] = np.where(found.rows == NOBODY, NOBODY, members[found.rows])
+        companions.evidence[members] = found.evidence
+        companions.mirrored[members] = found.mirrored
         done += len(members)
-    return Companions(rows, evidence)
+    return companions
 
 
 @torch.inference_mode()
@@ -133,8 +158,10 @@ def likeliest_companions(
     count: int,
     groups: NDArray[np.int64],
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    mirrored: bool = False,
 ) -> Companions:
-    """Compare each image with all of its group at every in-plane angle.
+    """Compare each image with all of its group at every in-plane angle, and the best by averages once more.
 
     Parameters
     ----------
@@ -149,47 +176,42 @@ def likeliest_companions(
         Images of different groups are not compared.
     progress : callable
         Called with the number of images done.
+    mirrored : bool
+        Look at every image as its mirror image too.
     """
-    total = len(features.own)
-    rows = np.full((total, count), NOBODY, np.int64)
-    evidence = np.full((total, count), -np.inf, np.float32)
+    companions = _nobody(len(features.own), count)
     done = 0
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        offered = members[:: math.ceil(len(members) / _MOST_KEYS)]
-        wanted = min(count, len(offered) - 1)
-        keys = torch.from_numpy(offered).to(features.own.device)
-        for start in range(0, len(members), _QUERIES):
-            queries = members[start : start + _QUERIES]
-            place = torch.from_numpy(queries).to(keys)
-            ratio = torch.cat(
-                [_log_ratio(likelihood, features, place, part) for part in keys.split(_KEYS)], 1
-            )
-            ratio += _EMBEDDING_GAIN * (embedding[place] @ embedding[keys].T)
-            ratio[place[:, None] == keys] = -torch.inf
-            if wanted > 0:
-                best = ratio.topk(wanted)
-                rows[queries, :wanted] = offered[best.indices.cpu().numpy()]
-                evidence[queries, :wanted] = best.values.cpu().numpy()
-            done += len(queries)
-            progress(done)
-    return Companions(rows, evidence)
+        place = torch.from_numpy(members).to(features.own.device)
+        here = ViewFeatures(features.vectors[place], features.own[place])
+
+        def report(looked: int, before: int = done) -> None:
+            progress(before + looked // 2)
+
+        def report_again(looked: int, before: int = done, size: int = len(members)) -> None:
+            progress(before + (size + looked) // 2)
+
+        candidates, evidence = likeliest_pairs(
+            likelihood, here, embedding[place], max(count, _CANDIDATES), mirrored, report
+        )
+        judged = judge_by_averages(likelihood, here, candidates, evidence, report_again)
+        wanted = min(count, candidates.shape[1])
+        best = judged.topk(wanted)
+        chosen = candidates.gather(1, best.indices).cpu().numpy()
+        there = np.isfinite(best.values.cpu().numpy())
+        companions.rows[members, :wanted] = np.where(there, members[chosen % len(members)], NOBODY)
+        companions.evidence[members, :wanted] = best.values.cpu().numpy()
+        companions.mirrored[members, :wanted] = there & (chosen >= len(members))
+        done += len(members)
+        progress(done)
+    return companions
 
 
-def _log_ratio(likelihood: ViewLikelihood, features: ViewFeatures, queries: Tensor, keys: Tensor) -> Tensor:
-    """Evidence (q, k) of pairs, mean of the likelihood ratio over the in-plane angles."""
-    orders = likelihood.orders
-    own = features.own[queries][:, None] + features.own[keys]
-    if not len(orders):
-        return -own
-    highest = int(orders.max())
-    # Where orders are low, finer than they ask for: the exponential is sharper than they are.
-    angles = max(2 * (highest + 1), _FEWEST_ANGLES)
-    products = features.vectors.new_zeros(highest + 1, len(queries), len(keys))
-    for order in orders.unique().tolist():
-        columns = torch.nonzero(orders == order)[:, 0]
-        first, second = features.vectors[queries][:, columns], features.vectors[keys][:, columns]
-        torch.matmul(first, second.conj().T, out=products[order])
-    # Sums over the orders, not means: the inverse transform divides by the number of angles.
-    correlation = torch.fft.irfft(products.permute(1, 2, 0), n=angles, norm="forward")
-    return torch.logsumexp(correlation, -1) - math.log(angles) + likelihood.constant - own
+def _nobody(total: int, count: int) -> Companions:
+    """An empty table."""
+    return Companions(
+        np.full((total, count), NOBODY, np.int64),
+        np.full((total, count), -np.inf, np.float32),
+        np.zeros((total, count), bool),
+    )

@@ -1,0 +1,169 @@
+"""A second look at likely companions, by what each image's view looks like in the mean of others.
+
+Two noisy images say little of each other; an image and the mean of those that it most likely shares its
+view with say more. Each image's view is estimated from its companions, turned and weighted as likely as they
+are, under the stack's own covariance, and companions are judged by how well these estimates explain them.
+Nobody is judged by a mean that it is part of, or noise would find itself: images fall into two folds, and of
+two estimates of each view one leaves out either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .covariance import ViewFeatures, ViewLikelihood
+
+__all__ = ["judge_by_averages"]
+
+_QUERIES = 64
+# Companions that a view is estimated from, and how many of a stack share one for all that we know before.
+_MEMBERS, _ALIKE = 32, 16
+_PASSES = 3
+_FEWEST_ANGLES = 64
+
+
+def judge_by_averages(
+    likelihood: ViewLikelihood,
+    features: ViewFeatures,
+    candidates: Tensor,
+    evidence: Tensor,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Evidence that candidates show an image's view: ratio of likelihoods, this view against any.
+
+    Parameters
+    ----------
+    likelihood : ViewLikelihood
+    features : ViewFeatures
+        Of n images.
+    candidates : Tensor of int, shape (n, c)
+        Rows below n; n added to those that are looked at as mirror images; −1 in empty places.
+    evidence : Tensor, shape (n, c)
+        Of each pair, for a start; −inf in empty places.
+    progress : callable
+        Called with the number of images done.
+
+    Returns
+    -------
+    Tensor, shape (n, c)
+    """
+    total = len(candidates)
+    if not len(likelihood.orders) or not candidates.shape[1]:
+        return evidence
+    judge = _Judge(likelihood, features)
+    members = min(_MEMBERS, candidates.shape[1])
+    views = judge.alone()
+    done = 0
+    judged = evidence
+    for _ in range(_PASSES):
+        better = _Views(torch.empty_like(views.mean), torch.empty_like(views.open))
+        for rows in _blocks(total, candidates.device):
+            best = judged[rows].topk(members)
+            chosen = candidates[rows].gather(1, best.indices)
+            weights = (best.values - math.log(max(total / _ALIKE, 1))).sigmoid()
+            better.mean[:, rows], better.open[:, rows] = judge.average(views, rows, chosen, weights)
+        views = better
+        second = torch.empty_like(evidence)
+        for rows in _blocks(total, candidates.device):
+            second[rows] = judge.evidence(views, rows, candidates[rows])
+            done += len(rows)
+            progress(done // _PASSES)
+        judged = torch.where(evidence.isinf(), evidence, second)
+    return judged
+
+
+def _blocks(total: int, device: torch.device) -> Iterator[Tensor]:
+    yield from torch.arange(total, device=device).split(_QUERIES)
+
+
+class _Views(NamedTuple):
+    """Views as far as they are known, for each of two folds of which nothing was used.
+
+    Attributes
+    ----------
+    mean : Tensor, shape (2, n, f), complex
+        In units of the covariance.
+    open : Tensor, shape (2, n, f)
+        Variance left.
+    """
+
+    mean: Tensor
+    open: Tensor
+
+    def of(self, fold: Tensor, rows: Tensor) -> _Views:
+        """Views (q, c, f) in folds and of rows that broadcast to (q, c)."""
+        return _Views(self.mean[fold, rows], self.open[fold, rows])
+
+
+class _Judge:
+    """Estimates views, and says how much better they explain images than any view would.
+
+    An image t of a view z is one with the information ``a`` that an average CTF leaves: t = a z + noise of
+    variance a.
+    """
+
+    def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures) -> None:
+        self.orders, self.share, self.information = (
+            likelihood.orders,
+            likelihood.share,
+            likelihood.information,
+        )
+        self.images = features.vectors * (1 + 2 * self.information).sqrt()
+        self.fold = torch.arange(len(self.images), device=self.images.device) % 2
+        highest = int(self.orders.max())
+        self.angles = max(2 * (highest + 1), _FEWEST_ANGLES)
+        self.highest = highest
+        self.by_order = torch.nn.functional.one_hot(self.orders, highest + 1).to(self.images)
+
+    def alone(self) -> _Views:
+        """Views as each image alone tells them, in either fold."""
+        left = (1 / (1 + self.information)).expand(2, *self.images.shape)
+        return _Views(left * self.images, left)
+
+    def average(self, views: _Views, rows: Tensor, companions: Tensor, weights: Tensor) -> _Views:
+        """Views of some images from themselves and companions (q, c) with weights."""
+        told = self._seen(companions)
+        fold = self.fold[companions % len(self.images)]
+        turns = self._likeliness(views.of(fold, rows[:, None]), told).softmax(-1)
+        phases = torch.fft.rfft(turns)[..., : self.highest + 1].conj()
+        aligned = told * phases[..., self.orders]
+        left = weights * torch.stack([fold != index for index in (0, 1)])
+        own = self.images[rows]
+        sums = own + (left[..., None].to(aligned) * aligned).sum(2)
+        variance = 1 / (1 + self.information * (1 + left.sum(2, keepdim=True)))
+        return _Views(sums * variance, variance)
+
+    def evidence(self, views: _Views, rows: Tensor, candidates: Tensor) -> Tensor:
+        """Log-likelihood ratios (q, c): candidates by images' views, and the other way, in equal parts."""
+        count = len(self.images)
+        told, mirrored = self._seen(candidates), candidates >= count
+        which = candidates % count
+        here = views.of(self.fold[which], rows[:, None])
+        there = views.of(self.fold[rows][:, None], which)
+        there = there._replace(mean=torch.where(mirrored[..., None], there.mean.conj(), there.mean))
+        return (self._explained(here, told) + self._explained(there, self.images[rows][:, None])) / 2
+
+    def _explained(self, views: _Views, images: Tensor) -> Tensor:
+        """Log-likelihood ratio (q, c) of images (q, c, f): this view against any, mean over the angles."""
+        a = self.information
+        likeliness = torch.logsumexp(self._likeliness(views, images), -1) - math.log(self.angles)
+        spread = 1 + a * views.open
+        surprise = images.abs().square() * ((1 - views.open) / (1 + a)) + a * views.mean.abs().square()
+        return likeliness - (surprise / spread + (spread / (1 + a)).log()) @ self.share
+
+    def _likeliness(self, views: _Views, images: Tensor) -> Tensor:
+        """What depends on the angle (q, c, a) by which views are turned to lie upon images (q, c, f)."""
+        products = (images * views.mean.conj() / (1 + self.information * views.open)) @ self.by_order
+        likeliness: Tensor = torch.fft.irfft(products, n=self.angles, norm="forward")
+        return likeliness
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """Images (q, c, f), mirrored where a row says so."""
+        images = self.images[rows % len(self.images)]
+        seen: Tensor = torch.where((rows >= len(self.images))[..., None], images.conj(), images)
+        return seen
