@@ -105,8 +105,9 @@ class DiscHarmonics(nn.Module):
             From `mixed`: gives mixtures (b, c) of the coefficients instead.
         """
         columns = self._from_spectra if columns is None else columns
-        parts = torch.cat([spectra.real, spectra.imag], -1) @ columns
-        return torch.complex(*parts.chunk(2, -1))
+        with torch.autocast(spectra.device.type, enabled=False):
+            real, imaginary = (torch.cat([spectra.real, spectra.imag], -1) @ columns).chunk(2, -1)
+        return torch.complex(real, imaginary)
 
     def mixed(self, mixture: Tensor) -> Tensor:
         """What `analyse_spectra` takes to return coefficients times a real matrix (h, c)."""
