@@ -24,7 +24,6 @@ _QUERIES = 64
 # Companions that a view is estimated from, and how many of a stack share one for all that we know before.
 _MEMBERS, _ALIKE = 32, 16
 _PASSES = 3
-_FEWEST_ANGLES = 64
 
 
 def judge_by_averages(
@@ -42,9 +41,9 @@ def judge_by_averages(
     features : ViewFeatures
         Of n images.
     candidates : Tensor of int, shape (n, c)
-        Rows below n; n added to those that are looked at as mirror images; −1 in empty places.
+        Rows; n is added to those that are looked at as mirror images.
     evidence : Tensor, shape (n, c)
-        Of each pair, for a start; −inf in empty places.
+        Of each pair, for a start; −inf leaves a pair out.
     progress : callable
         Called with the number of images done.
 
@@ -61,12 +60,12 @@ def judge_by_averages(
     done = 0
     judged = evidence
     for _ in range(_PASSES):
-        better = _Views(torch.empty_like(views.mean), torch.empty_like(views.open))
+        better = _Views(*map(torch.empty_like, views))
         for rows in _blocks(total, candidates.device):
             best = judged[rows].topk(members)
             chosen = candidates[rows].gather(1, best.indices)
             weights = (best.values - math.log(max(total / _ALIKE, 1))).sigmoid()
-            better.mean[:, rows], better.open[:, rows] = judge.average(views, rows, chosen, weights)
+            better.mean[:, rows], better.members[:, rows] = judge.average(views, rows, chosen, weights)
         views = better
         second = torch.empty_like(evidence)
         for rows in _blocks(total, candidates.device):
@@ -88,16 +87,16 @@ class _Views(NamedTuple):
     ----------
     mean : Tensor, shape (2, n, f), complex
         In units of the covariance.
-    open : Tensor, shape (2, n, f)
-        Variance left.
+    members : Tensor, shape (2, n, 1)
+        How many images they are known from.
     """
 
     mean: Tensor
-    open: Tensor
+    members: Tensor
 
     def of(self, fold: Tensor, rows: Tensor) -> _Views:
         """Views (q, c, f) in folds and of rows that broadcast to (q, c)."""
-        return _Views(self.mean[fold, rows], self.open[fold, rows])
+        return _Views(self.mean[fold, rows], self.members[fold, rows])
 
 
 class _Judge:
@@ -108,35 +107,33 @@ class _Judge:
     """
 
     def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures) -> None:
-        self.orders, self.share, self.information = (
-            likelihood.orders,
-            likelihood.share,
-            likelihood.information,
-        )
+        self.orders, self.share = likelihood.orders, likelihood.share
+        self.information = likelihood.information
         self.images = features.vectors * (1 + 2 * self.information).sqrt()
         self.fold = torch.arange(len(self.images), device=self.images.device) % 2
-        highest = int(self.orders.max())
-        self.angles = max(2 * (highest + 1), _FEWEST_ANGLES)
-        self.highest = highest
-        self.by_order = torch.nn.functional.one_hot(self.orders, highest + 1).to(self.images)
+        self.angles = likelihood.angles
+        self.by_order = torch.nn.functional.one_hot(self.orders).to(self.images)
 
     def alone(self) -> _Views:
         """Views as each image alone tells them, in either fold."""
-        left = (1 / (1 + self.information)).expand(2, *self.images.shape)
-        return _Views(left * self.images, left)
+        one = torch.ones_like(self.images[:, :1].real).expand(2, -1, -1)
+        return _Views(self._open(one) * self.images, one)
 
     def average(self, views: _Views, rows: Tensor, companions: Tensor, weights: Tensor) -> _Views:
         """Views of some images from themselves and companions (q, c) with weights."""
         told = self._seen(companions)
         fold = self.fold[companions % len(self.images)]
         turns = self._likeliness(views.of(fold, rows[:, None]), told).softmax(-1)
-        phases = torch.fft.rfft(turns)[..., : self.highest + 1].conj()
-        aligned = told * phases[..., self.orders]
+        aligned = told * torch.fft.rfft(turns).conj()[..., self.orders]
         left = weights * torch.stack([fold != index for index in (0, 1)])
         own = self.images[rows]
         sums = own + (left[..., None].to(aligned) * aligned).sum(2)
-        variance = 1 / (1 + self.information * (1 + left.sum(2, keepdim=True)))
-        return _Views(sums * variance, variance)
+        known = 1 + left.sum(2, keepdim=True)
+        return _Views(self._open(known) * sums, known)
+
+    def _open(self, members: Tensor) -> Tensor:
+        """Variance (..., f) of views known from as many images (..., 1)."""
+        return 1 / (1 + self.information * members)
 
     def evidence(self, views: _Views, rows: Tensor, candidates: Tensor) -> Tensor:
         """Log-likelihood ratios (q, c): candidates by images' views, and the other way, in equal parts."""
@@ -152,13 +149,15 @@ class _Judge:
         """Log-likelihood ratio (q, c) of images (q, c, f): this view against any, mean over the angles."""
         a = self.information
         likeliness = torch.logsumexp(self._likeliness(views, images), -1) - math.log(self.angles)
-        spread = 1 + a * views.open
-        surprise = images.abs().square() * ((1 - views.open) / (1 + a)) + a * views.mean.abs().square()
+        left = self._open(views.members)
+        spread = 1 + a * left
+        surprise = images.abs().square() * ((1 - left) / (1 + a)) + a * views.mean.abs().square()
         return likeliness - (surprise / spread + (spread / (1 + a)).log()) @ self.share
 
     def _likeliness(self, views: _Views, images: Tensor) -> Tensor:
         """What depends on the angle (q, c, a) by which views are turned to lie upon images (q, c, f)."""
-        products = (images * views.mean.conj() / (1 + self.information * views.open)) @ self.by_order
+        spread = 1 + self.information * self._open(views.members)
+        products = (images * views.mean.conj() / spread) @ self.by_order
         likeliness: Tensor = torch.fft.irfft(products, n=self.angles, norm="forward")
         return likeliness
 

@@ -22,6 +22,7 @@ __all__ = ["ImagePrior", "StackCovariance", "ViewFeatures", "ViewLikelihood"]
 
 # Above where the largest eigenvalue of white noise lies: with CTFs it is not quite white.
 _MARGIN = 1.1
+_FEWEST_ANGLES = 64
 
 
 class ViewFeatures(NamedTuple):
@@ -73,6 +74,12 @@ class ViewLikelihood:
     def share(self) -> Tensor:
         """How much the square of each feature counts, shape (f,): a real number is half a complex one."""
         return _share(self.orders).float()
+
+    @property
+    def angles(self) -> int:
+        """How many in-plane angles to compare at; there must be features."""
+        # Where orders are low, finer than they ask for: the exponential is sharper than they are.
+        return max(2 * (int(self.orders.max()) + 1), _FEWEST_ANGLES)
 
     def features(self, filtered: Tensor, passed: Tensor) -> ViewFeatures:
         """Features of images.

@@ -13,7 +13,6 @@ from .covariance import ViewFeatures, ViewLikelihood
 __all__ = ["likeliest_pairs"]
 
 _QUERIES, _KEYS = 64, 2048
-_FEWEST_ANGLES = 64
 # So many particles, spread evenly, are compared with all: more views than noise can tell apart.
 _MOST_KEYS = 20_000
 # Evidence that a cosine above the usual counts for: best from 5 to 20 at SNR 0.03 and 0.1.
@@ -86,10 +85,8 @@ def _log_ratio(
     own = features.own[queries][:, None] + features.own[keys]
     if not len(orders):
         return -own
-    highest = int(orders.max())
-    # Where orders are low, finer than they ask for: the exponential is sharper than they are.
-    angles = max(2 * (highest + 1), _FEWEST_ANGLES)
-    products = features.vectors.new_zeros(highest + 1, len(queries), len(keys))
+    angles = likelihood.angles
+    products = features.vectors.new_zeros(int(orders.max()) + 1, len(queries), len(keys))
     for order in orders.unique().tolist():
         columns = torch.nonzero(orders == order)[:, 0]
         first, second = asking[:, columns], features.vectors[keys][:, columns]

@@ -121,18 +121,16 @@ def find_companions(
             centre = torch.from_numpy(views.centre[members]).to(device)
             centre = likeliest_centres(harmonics, parts, centre)
             covariance = StackCovariance(harmonics.orders.cpu())
-            centred = []
             for rows, spectra, passed in parts():
-                about = harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows]))
-                covariance.add(about, passed)
-                centred.append(about)
+                covariance.add(harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows])), passed)
             likelihood = covariance.likelihood().to(device)
             compared = [
-                likelihood.features(about, passed)
-                for about, (_, _, passed) in zip(centred, parts(), strict=True)
+                likelihood.features(
+                    harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows])), passed
+                )
+                for rows, spectra, passed in parts()
             ]
-            features = ViewFeatures(*(torch.cat(part) for part in zip(*compared, strict=True)))
-            del centred, compared
+            features = ViewFeatures(*map(torch.cat, zip(*compared, strict=True)))
             embedding = torch.from_numpy(views.embedding[members]).to(device)
             found = likeliest_companions(
                 likelihood,
