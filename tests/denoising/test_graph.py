@@ -133,6 +133,15 @@ def test_a_particle_without_neighbours_is_denoised_alone(
     assert not lonely.weights.any()
 
 
+def test_what_half_precision_cannot_hold_stays_finite(
+    tiny_network: PolarTransformer, images: Tensor, tmp_path: Path
+) -> None:
+    """Images without noise are thousands of its standard deviations bright."""
+    result = run(tiny_network, 3e4 * images, complete(2, K), tmp_path)
+    for part in (result.images, result.weights, result.angles_deg):
+        assert np.isfinite(part).all()
+
+
 def test_a_stack_may_come_in_any_order(
     tiny_network: PolarTransformer, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

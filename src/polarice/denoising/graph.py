@@ -69,7 +69,13 @@ class StackState:
     def put(self, rows: slice | NDArray[np.int64], state: ImageState) -> None:
         """Keep the state of some images."""
         for name, value in state._asdict().items():
-            getattr(self, name)[rows] = value.cpu().numpy()
+            getattr(self, name)[rows] = _storable(value)
+
+
+def _storable(values: Tensor) -> NDArray[np.float32]:
+    """Bounded by what half precision holds: images that are nearly all signal lie beyond."""
+    largest = torch.finfo(torch.float16).max
+    return values.float().clamp(-largest, largest).cpu().numpy()
 
 
 def _file(scratch: Path, name: str, *shape: int) -> NDArray[np.float16]:
@@ -126,7 +132,7 @@ class _StackOffer:
     def put(self, rows: NDArray[np.int64], offer: Offer) -> None:
         """Keep the offers of some images, taken as one set."""
         for file, spectra in zip((self.key, self.value), offer.spectra, strict=True):
-            file[rows] = torch.view_as_real(spectra[0].transpose(0, 1)).cpu().numpy()
+            file[rows] = _storable(torch.view_as_real(spectra[0].transpose(0, 1)))
 
 
 @dataclass(frozen=True)
