@@ -53,6 +53,7 @@ def judge_by_averages(
     """
     total = len(candidates)
     if not len(likelihood.orders) or not candidates.shape[1]:
+        progress(total)
         return evidence
     judge = _Judge(likelihood, features)
     members = min(_MEMBERS, candidates.shape[1])

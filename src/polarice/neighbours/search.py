@@ -202,7 +202,6 @@ def likeliest_companions(
         companions.evidence[members, :wanted] = best.values.cpu().numpy()
         companions.mirrored[members, :wanted] = there & (chosen >= len(members))
         done += len(members)
-        progress(done)
     return companions
 
 
