@@ -21,6 +21,7 @@ from polarice.neighbours import (
     likeliest_pairs,
     pairs,
 )
+from polarice.neighbours.averages import _Judge
 
 CPU = torch.device("cpu")
 HARMONICS = DiscHarmonics(16)
@@ -199,6 +200,15 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = likeliest_pairs(likelihood, features, torch.zeros(200, 1), 10, mirrored=True)
     torch.testing.assert_close(whole[1], parts[1], rtol=0, atol=1e-3)
     assert float((whole[0] == parts[0]).float().mean()) > 0.99
+
+
+def test_a_view_known_from_one_image_judges_as_the_pair_does() -> None:
+    """Two ways to the same ratio of Gaussian likelihoods, also for mirror images."""
+    likelihood, features = learned(stack(80, strength=0.7)[0])
+    candidates, evidence = likeliest_pairs(likelihood, features, torch.zeros(80, 1), 20, mirrored=True)
+    judge = _Judge(likelihood, features)
+    judged = judge.evidence(judge.alone(), torch.arange(80), candidates)
+    torch.testing.assert_close(judged, evidence, rtol=1e-3, atol=1e-2)
 
 
 def test_averages_tell_more_than_pairs() -> None:
