@@ -99,10 +99,10 @@ def measure(
         encoded = encode_stack(network, seen, n, Path(name), lambda done: None)
         views = encoded.views
         harmonics = DiscHarmonics(clean.shape[-1])
-        companions = find_companions(harmonics, views, k, one, one, cpu)
+        companions = find_companions(harmonics, views, k, one, one, cpu).companions
         blind = views._replace(embedding=np.zeros_like(views.embedding))
-        stack = find_companions(harmonics, blind, k, one, one, cpu)
-        both_sides = find_companions(harmonics, views, k, one, one, cpu, mirrored=True)
+        stack = find_companions(harmonics, blind, k, one, one, cpu).companions
+        both_sides = find_companions(harmonics, views, k, one, one, cpu, mirrored=True).companions
         centre = torch.from_numpy(encoded.state.centre.copy())
         result = attend_graph(
             network, encoded, companions.rows, one, Path(name), cpu, lambda index, done: None

@@ -366,8 +366,8 @@ def paper(
     output: Output | None = None,
 ) -> int:
     """Measure classical methods, networks and bounds under the paper's conditions."""
-    from .denoising import prepare_output
     from .evaluation import benchmark
+    from .files import prepare_output
     from .simulation import StructureBank
 
     console = (output or Output()).console()

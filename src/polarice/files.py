@@ -1,12 +1,20 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and the folders that they go to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["whole"]
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import OutputError
+
+__all__ = ["prepare_output", "require_room", "save_arrays", "whole"]
 
 
 @contextmanager
@@ -31,3 +39,43 @@ def whole(path: str | Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a compressed ``.npz`` file that is whole or not there."""
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def prepare_output(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be made, or that holds something, unless told to overwrite.
+
+    Raises
+    ------
+    OutputError
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError("is a file, not a folder", path=out)
+    there = _nearest(out)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder cannot be made: {there} cannot be written to", path=out)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise OutputError("the folder is not empty", path=out, hint="name another, or say --overwrite")
+
+
+def require_room(out: Path, needed: int) -> None:
+    """Raise where a disk has less room than so many bytes: memory maps on a full one would end the program.
+
+    Raises
+    ------
+    OutputError
+    """
+    free = shutil.disk_usage(_nearest(out)).free
+    if free < needed:
+        reason = f"the run needs {needed / 1e9:.1f} GB of disk for a while, there are {free / 1e9:.1f} GB"
+        raise OutputError(reason, path=out, hint="name a folder on a larger disk")
+
+
+def _nearest(out: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from polarice.denoising import DenoiseSettings, denoise_stack, prepare_output
+from polarice.denoising import DenoiseSettings, denoise_stack
 from polarice.errors import (
     DeviceError,
     ModelError,
@@ -18,6 +18,7 @@ from polarice.errors import (
     PolariceError,
     PreflightError,
 )
+from polarice.files import prepare_output
 from polarice.models import ModelCard, build_model, save_model
 from polarice.simulation import SimulationResult
 

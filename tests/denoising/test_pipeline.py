@@ -56,7 +56,7 @@ def test_a_joint_run_leaves_everything(joint_run: DenoiseResult, example_stack: 
     assert sorted(path.name for path in out.iterdir()) == [*WRITTEN, "neighbours.npz"]
     assert sorted(joint_run.files) == sorted(str(path) for path in out.iterdir())
     with np.load(out / "neighbours.npz") as arrays:
-        for name in ("neighbours", "weights", "angles_deg"):
+        for name in ("neighbours", "weights", "angles_deg", "probability"):
             np.testing.assert_array_equal(arrays[name], getattr(joint_run, name))
     assert joint_run.neighbours is not None
     assert joint_run.weights is not None
@@ -68,9 +68,10 @@ def test_a_joint_run_leaves_everything(joint_run: DenoiseResult, example_stack: 
     assert written["configuration"]["settings"]["neighbours"] == 8
     assert written["configuration"]["model"]["architecture"] == "polar-transformer"
     assert written["figures"]["particles"] == 48
-    confidence = joint_run.weights.sum(1)
+    assert joint_run.probability is not None
+    confidence = (joint_run.weights * joint_run.probability).sum(1)
     assert written["figures"]["mean_confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
-    assert 0.01 < confidence.mean() <= 1
+    assert 0.01 < confidence.mean() < joint_run.weights.sum(1).mean() <= 1
     # An untrained network's images have no grey scale that the data could confirm, and that is said.
     (notice,) = joint_run.notices
     assert "grey scale was not measured, because that is too uncertain" in notice
@@ -94,7 +95,8 @@ def test_output_star_is_the_input_with_three_columns_more(
     assert (denoised.box, denoised.pixel_size_A) == (source.box, source.pixel_size_A)
     assert joint_run.weights is not None
     confidence = denoised.numeric("polariceConfidence")
-    np.testing.assert_allclose(confidence, joint_run.weights.sum(1), atol=1e-5)
+    assert joint_run.probability is not None
+    np.testing.assert_allclose(confidence, (joint_run.weights * joint_run.probability).sum(1), atol=1e-5)
     effective = denoised.numeric("polariceEffectiveNeighbours")
     np.testing.assert_allclose(effective, effective_neighbours(joint_run.weights), rtol=1e-5)
 

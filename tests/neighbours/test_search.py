@@ -55,7 +55,8 @@ def find(
     views: StackViews, count: int, groups: np.ndarray | None = None, mirrored: bool = False
 ) -> Companions:
     groups = np.zeros(len(views.embedding), np.int64) if groups is None else groups
-    return find_companions(HARMONICS, views, count, np.zeros_like(groups), groups, CPU, mirrored=mirrored)
+    found = find_companions(HARMONICS, views, count, np.zeros_like(groups), groups, CPU, mirrored=mirrored)
+    return found.companions
 
 
 def test_companions_show_the_same_view() -> None:
@@ -70,11 +71,11 @@ def test_groups_and_halves_keep_to_themselves() -> None:
     views, _ = stack(90)
     groups = np.arange(90) % 3
     halves = np.where(groups == 2, 1, 0)
-    found = find_companions(HARMONICS, views, 4, halves, groups, CPU)
+    found = find_companions(HARMONICS, views, 4, halves, groups, CPU).companions
     assert (groups[found.rows] == groups[:, None]).all()
     other = views.spectra.copy()
     other[halves == 1] *= -2
-    changed = find_companions(HARMONICS, views._replace(spectra=other), 4, halves, groups, CPU)
+    changed = find_companions(HARMONICS, views._replace(spectra=other), 4, halves, groups, CPU).companions
     np.testing.assert_array_equal(changed.rows[halves == 0], found.rows[halves == 0])
     np.testing.assert_array_equal(changed.evidence[halves == 0], found.evidence[halves == 0])
     assert not np.array_equal(changed.evidence[halves == 1], found.evidence[halves == 1])
@@ -85,7 +86,8 @@ def test_small_groups_leave_empty_places(count: int) -> None:
     views, _ = stack(7)
     groups = np.array([0, 0, 0, 0, 1, 1, 2])
     done: list[int] = []
-    found = find_companions(HARMONICS, views, count, np.zeros(7, np.int64), groups, CPU, done.append)
+    search = find_companions(HARMONICS, views, count, np.zeros(7, np.int64), groups, CPU, done.append)
+    found = search.companions
     for row, partners in enumerate(found.rows):
         there = partners[partners != NOBODY]
         assert len(there) == min(count, int((groups == groups[row]).sum()) - 1)
@@ -187,7 +189,7 @@ def test_evidence_does_not_change_when_images_turn() -> None:
     torch.testing.assert_close(before[1], after[1], rtol=0, atol=2e-3)
     assert float((before[0] == after[0]).float().mean()) > 0.98
     judged = [
-        judge_by_averages(likelihood, seen, *found)
+        judge_by_averages(likelihood, seen, *found).evidence
         for seen, found in ((features, before), (features._replace(vectors=turned), before))
     ]
     torch.testing.assert_close(*judged, rtol=0, atol=2e-2)
@@ -230,7 +232,7 @@ def test_averages_tell_more_than_pairs() -> None:
     views, view = stack(1200, strength=0.7)
     likelihood, features = learned(views)
     candidates, evidence = likeliest_pairs(likelihood, features, torch.zeros(1200, 1), 200)
-    judged = judge_by_averages(likelihood, features, candidates, evidence)
+    judged = judge_by_averages(likelihood, features, candidates, evidence).evidence
 
     def right(evidence: Tensor) -> float:
         best = candidates.gather(1, evidence.topk(8).indices)
@@ -248,8 +250,7 @@ def test_averages_do_not_make_friends_of_strangers() -> None:
         likelihood, features = learned(views)
         assert len(likelihood.orders) > 20
         found = likeliest_pairs(likelihood, features, torch.zeros(800, 1), 50)
-        evidence = judge_by_averages(likelihood, features, *found)
-        return float((evidence - math.log(800 / 16)).sigmoid().mean())
+        return float(judge_by_averages(likelihood, features, *found).probability.mean())
 
     assert believed(kinds=1_000_000) < 0.15
     assert believed(kinds=VIEWS) > 0.6
@@ -268,6 +269,36 @@ def test_mirror_images_are_found_and_marked() -> None:
     alone = find(views, 6)
     assert not alone.mirrored.any()
     assert ((alone.rows >= 150) == (np.arange(300) >= 150)[:, None]).mean() > 0.99
+
+
+def test_angles_lay_companions_upon_images() -> None:
+    """Turned about the centre, and mirrored before where they are mirror images, they become alike."""
+    views, _ = stack(300)
+    images = HARMONICS.analyse_spectra(torch.from_numpy(views.spectra))
+    views.spectra[150:] = as_views(HARMONICS.synthesise(images[150:].conj())).spectra
+    found = find(views, 6, mirrored=True)
+    images = HARMONICS.analyse_spectra(torch.from_numpy(views.spectra))
+    partners = images[torch.from_numpy(found.rows)]
+    partners = torch.where(torch.from_numpy(found.mirrored)[..., None], partners.conj(), partners)
+    turns = torch.exp(-1j * ORDERS * torch.deg2rad(torch.from_numpy(found.angles_deg))[..., None])
+
+    def overlap(laid: Tensor) -> float:
+        """Correlation of all that is not round."""
+        first, second = (part[..., ORDERS > 0] for part in (images[:, None].expand_as(laid), laid))
+        product = (first * second.conj()).real.sum()
+        return float(product / (first.abs().square().sum() * second.abs().square().sum()).sqrt())
+
+    assert overlap(partners * turns) > 0.8
+    assert overlap(partners) < 0.2
+
+
+def test_noise_gives_no_certainty() -> None:
+    """Nothing stands out of it, so nothing is known but how many views there may be."""
+    views = as_views(torch.randn(400, 16, 16, generator=torch.Generator().manual_seed(3)))
+    found = find(views, 5)
+    np.testing.assert_allclose(found.probability, 1 / (1 + 400 / 16), rtol=1e-5)
+    sure = find(stack(400)[0], 5)
+    assert sure.probability.mean() > 0.9
 
 
 def test_centres_are_found_from_what_the_stack_looks_like() -> None:

@@ -8,11 +8,10 @@ from .classical import (
     signal_power,
     wiener_filter,
 )
-from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult, in_plane_angles_deg
+from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult
 from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
 from .pipeline import denoise_stack
-from .preflight import prepare_output
-from .result import DenoiseResult, DenoiseSettings, effective_neighbours
+from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
 
 __all__ = [
     "ClassAverage",
@@ -27,12 +26,11 @@ __all__ = [
     "aligned_sums",
     "attend_graph",
     "class_average",
+    "confidence",
     "denoise_stack",
     "effective_neighbours",
     "encode_stack",
     "in_each_frame",
-    "in_plane_angles_deg",
-    "prepare_output",
     "signal_power",
     "wiener_filter",
 ]

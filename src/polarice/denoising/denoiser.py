@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..devices import resolve_device
 from ..errors import ModelError
 from ..models import PolarTransformer, load_model
+from ..polar import peak_angles_deg
 
-__all__ = ["Denoiser", "NetworkDenoiser", "SetDenoiser", "SetResult", "in_plane_angles_deg"]
+__all__ = ["Denoiser", "NetworkDenoiser", "SetDenoiser", "SetResult"]
 
 
 class Denoiser(Protocol):
@@ -111,30 +112,8 @@ class SetDenoiser:
         output = self.network(images.to(self.device), mask, ctf)
         attention = output.attention[-1].weights
         return SetResult(
-            output.images, attention.sum(-1), in_plane_angles_deg(attention), attention, output.confidence
+            output.images, attention.sum(-1), peak_angles_deg(attention), attention, output.confidence
         )
-
-
-def in_plane_angles_deg(attention: Tensor) -> Tensor:
-    """Angle of the highest coefficient, refined by a parabola through its neighbours.
-
-    Parameters
-    ----------
-    attention : Tensor, shape (..., m)
-        Coefficients over m uniform angles.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        Degrees in [-180, 180).
-    """
-    m = attention.shape[-1]
-    peak = attention.argmax(-1, keepdim=True)
-    left, top, right = (attention.gather(-1, (peak + step) % m)[..., 0] for step in (-1, 0, 1))
-    curvature = (2 * top - left - right).clamp_min(1e-12)
-    offset = (0.5 * (right - left) / curvature).clamp(-0.5, 0.5)
-    degrees = (peak[..., 0] + offset) * (360 / m)
-    return (degrees + 180) % 360 - 180
 
 
 def _network(model: str | Path | nn.Module, device: torch.device) -> nn.Module:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models import ImageState, Offer, PolarTransformer
-from ..neighbours import NOBODY, DiscHarmonics, StackViews
-from ..polar import AngularSpectra
-from .denoiser import in_plane_angles_deg
+from ..neighbours import NOBODY, StackViews
+from ..polar import AngularSpectra, peak_angles_deg
+from ..stacks import ViewRecorder
 
 __all__ = ["EncodedStack", "GraphResult", "attend_graph", "encode_stack", "scratch_bytes"]
 
@@ -178,10 +178,10 @@ def scratch_bytes(network: PolarTransformer, count: int) -> int:
         (2 + channels) * radii * angles for channels, radii, angles in map(network.feature_shape, ends)
     )
     offers = sum(2 * math.prod(shape) for index in ends for shape in network.offer_shapes(index))
-    harmonics = DiscHarmonics(network.box)
-    views = 4 * harmonics.spectrum_length + len(harmonics.orders)
     # Observed images twice at both resolutions, and half a result.
-    return 2 * count * (states + offers + views + round(4.5 * network.box**2))
+    return count * (
+        2 * (states + offers + round(4.5 * network.box**2)) + ViewRecorder.bytes_per_image(network)
+    )
 
 
 @torch.inference_mode()
@@ -207,25 +207,16 @@ def encode_stack(
         Called with the number of images done.
     """
     state = StackState.create(network, count, scratch)
-    harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
-    views = StackViews(
-        np.memmap(scratch / "spectra", np.complex64, "w+", shape=(count, harmonics.spectrum_length)),
-        _file(scratch, "transmitted", count, len(harmonics.orders)),
-        np.empty((count, 2), np.float32),
-        np.empty((count, network.config.embedding), np.float32),
-    )
+    recorder = ViewRecorder(network, count, scratch)
     done = 0
     for images, ctf in batches:
         part, codes = network.encode(images, ctf)
         rows = slice(done, done + len(images))
         state.put(rows, part)
-        views.spectra[rows] = harmonics.spectra(part.observed[:, 1]).cpu().numpy()
-        views.centre[rows] = part.centre.cpu().numpy()
-        views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
-        views.embedding[rows] = codes.cpu().numpy()
+        recorder.put(rows, part, ctf, codes)
         done = rows.stop
         progress(done)
-    return EncodedStack(state, views)
+    return EncodedStack(state, recorder.views)
 
 
 @torch.inference_mode()
@@ -286,7 +277,7 @@ def attend_graph(
                 assert attention.weights is not None
                 coefficients = attention.weights[:, 0]
                 weights[rows] = coefficients.sum(-1).cpu().numpy()
-                angles[rows] = (in_plane_angles_deg(coefficients) * there).cpu().numpy()
+                angles[rows] = (peak_angles_deg(coefficients) * there).cpu().numpy()
                 images[rows] = network.decode(state, attended)[:, 0].cpu().numpy()
             else:
                 after.put(rows, ImageState(*(part[:, 0] for part in state)))

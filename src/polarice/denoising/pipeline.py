@@ -8,27 +8,31 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import ModelError
-from ..files import whole
+from ..files import prepare_output, save_arrays, whole
 from ..models import PolarTransformer, load_model
-from ..particles import (
-    ParticleStack,
-    ParticleWriter,
-    Preprocessor,
-    denoised_columns,
-    scan,
+from ..particles import ParticleStack, ParticleWriter, denoised_columns
+from ..stacks import (
+    NEIGHBOUR_FILE,
+    SCRATCH,
+    GivenNeighbours,
+    PreparedStack,
+    Progress,
+    require_fit,
+    stack_digest,
 )
-from .preflight import check, prepare_output, require_room
-from .result import DenoiseResult, DenoiseSettings, effective_neighbours
-from .run import SCRATCH, Progress, StackRun, timed
+from .preflight import misfits, require_scratch_room
+from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
+from .run import JointRun, StackRun
 
 __all__ = ["denoise_stack"]
 
 
 # What a run leaves; report.html is the command line's.
-_FILES = ("denoised.star", "denoised.mrcs", "neighbours.npz", "denoise.json", "report.html")
+_FILES = ("denoised.star", "denoised.mrcs", NEIGHBOUR_FILE, "denoise.json", "report.html")
 
 
 def denoise_stack(
@@ -72,17 +76,19 @@ def denoise_stack(
         reason = f"a {card.architecture} has no embedding that could find neighbours in a stack"
         raise ModelError(reason, hint="use a polar-transformer")
     stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
-    check(stack, settings, jointly=isinstance(network, PolarTransformer))
-    require_room(out, stack, network)
-    seconds: dict[str, float] = {}
-    box = cast(int, network.box)
-    count = len(stack)
-    with timed(seconds, "check and measure"):
-        found = scan(stack, box, progress=lambda done: report("check and measure", done, count))
-    preprocessor = Preprocessor.for_stack(
-        stack, found, contrast=settings.contrast, mask_diameter_A=settings.mask_diameter_A, ctf=settings.ctf
-    )
-    notices = [*preprocessor.notices, *_notices(stack, box)]
+    require_fit(stack, misfits(stack, settings, jointly=isinstance(network, PolarTransformer)))
+    require_scratch_room(out, stack, network)
+    notices: list[str] = []
+    given = None
+    if settings.neighbours_from is not None:
+        given = GivenNeighbours.load(settings.neighbours_from, stack, settings.neighbours)
+        if given.mirror_images:
+            notices.append(
+                f"{given.mirror_images:,} of the neighbours are mirror images, which denoising leaves out."
+            )
+    prepared = PreparedStack.measure(stack, settings, cast(int, network.box), device, report)
+    preprocessor = prepared.preprocessor
+    notices += prepared.notices
     out.mkdir(parents=True, exist_ok=True)
     marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
     writer = ParticleWriter(
@@ -96,17 +102,18 @@ def denoise_stack(
         overwrite=overwrite,
     )
     _clear(out)
-    runner = StackRun(stack, preprocessor, found, device, seconds, report)
-    neighbours = weights = angles = None
+    runner = StackRun(prepared)
+    joint: JointRun | None = None
     if device.type == "cpu":
         keep_freed_memory()
     with writer, mixed_precision(device, settings.mixed_precision):
         if isinstance(network, PolarTransformer):
-            neighbours, weights, angles, gains = runner.jointly(network, writer, settings, out)
+            joint = runner.jointly(network, writer, settings, out, given)
+            gains = joint.gains
             writer.set_columns(
                 particles={
-                    "polariceConfidence": weights.sum(1),
-                    "polariceEffectiveNeighbours": effective_neighbours(weights),
+                    "polariceConfidence": confidence(joint.weights, joint.probability),
+                    "polariceEffectiveNeighbours": effective_neighbours(joint.weights),
                 }
             )
         else:
@@ -118,9 +125,9 @@ def denoise_stack(
             "the amplitudes are the network's own guess, the shapes are surer."
         )
     files = {str(writer.star_path): "denoised particles", str(writer.stack_path): "their images"}
-    if neighbours is not None and weights is not None and angles is not None:
-        table = out / "neighbours.npz"
-        _save_arrays(table, {"neighbours": neighbours, "weights": weights, "angles_deg": angles})
+    if joint is not None:
+        table = out / NEIGHBOUR_FILE
+        save_arrays(table, _arrays(joint, stack))
         files[str(table)] = "neighbours of each particle, their weights and in-plane angles"
     result = DenoiseResult(
         stack.path,
@@ -128,12 +135,13 @@ def denoise_stack(
         settings,
         card,
         preprocessor,
-        found,
-        neighbours,
-        weights,
-        angles,
+        prepared.found,
+        None if joint is None else joint.neighbours,
+        None if joint is None else joint.weights,
+        None if joint is None else joint.angles_deg,
+        None if joint is None else joint.probability,
         gains,
-        seconds,
+        prepared.seconds,
         tuple(notices),
         files,
     )
@@ -153,21 +161,14 @@ def _clear(out: Path) -> None:
         shutil.rmtree(scratch)
 
 
-def _notices(stack: ParticleStack, box: int) -> list[str]:
-    notices = []
-    if stack.half_sets is None:
-        notices.append(
-            "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, "
-            "so half maps made of these images would not be independent."
-        )
-    if stack.box != box:
-        notices.append(
-            f"The images were resampled in Fourier space from {stack.box} to the model's {box} pixels "
-            f"({stack.pixel_size_A * stack.box / box:.2f} Å/px) and back."
-        )
-    return notices
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    with whole(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+def _arrays(joint: JointRun, stack: ParticleStack) -> dict[str, NDArray[Any]]:
+    """What a joint run has learned of neighbours, to be read by people and by `GivenNeighbours`."""
+    arrays: dict[str, NDArray[Any]] = {
+        "neighbours": joint.neighbours,
+        "weights": joint.weights,
+        "angles_deg": joint.angles_deg,
+        "stack": np.array(stack_digest(stack)),
+    }
+    if joint.probability is not None:
+        arrays["probability"] = joint.probability
+    return arrays

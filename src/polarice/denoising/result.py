@@ -11,48 +11,30 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..models import ModelCard
-from ..particles import Contrast, Preprocessor, StackScan
+from ..particles import Preprocessor, StackScan
+from ..stacks import StackSettings
 
-__all__ = ["DenoiseResult", "DenoiseSettings", "effective_neighbours"]
+__all__ = ["DenoiseResult", "DenoiseSettings", "confidence", "effective_neighbours"]
 
 
-@dataclass(frozen=True)
-class DenoiseSettings:
+@dataclass(frozen=True, kw_only=True)
+class DenoiseSettings(StackSettings):
     """How a stack is denoised.
 
     Attributes
     ----------
-    model : str
-        A shipped model's name or a weights file.
     neighbours : int
         Other particles that each particle is denoised with, at most.
     sets_from : str, optional
         Column whose values say which particles belong together, such as ``rlnClassNumber``; without
         it the likeliest of the whole stack are found (`polarice.neighbours`).
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    pixel_size_A : float, optional
-        Overrides what the files say.
-    contrast : {"bright", "dark"}, optional
-        Contrast of the protein; found out by default.
-    mask_diameter_A : float, optional
-        Diameter of the disc outside of which nothing is looked at; the box by default.
-    ctf : bool
-        Use the CTF where its parameters are given: undo its sign changes, and tell the network.
-    mixed_precision : bool
-        Compute convolutions in bfloat16 where the device has instructions for it: nearly twice as fast, and
-        the images differ by a relative squared error of a few 1e-5 between devices.
+    neighbours_from : path-like, optional
+        Folder or file of `polarice.stacks.find_neighbours`, instead of a search.
     """
 
-    model: str = "polar-transformer-64"
     neighbours: int = 16
     sets_from: str | None = None
-    device: str = "auto"
-    pixel_size_A: float | None = None
-    contrast: Contrast | None = None
-    mask_diameter_A: float | None = None
-    ctf: bool = True
-    mixed_precision: bool = True
+    neighbours_from: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,9 @@ class DenoiseResult:
     weights, angles_deg : ndarray, shape (n, k), or None
         Weight of each neighbour, and how far it must be turned (from x towards y) to lie upon the
         particle.
+    probability : ndarray, shape (n, k), or None
+        That a neighbour shows the particle's view, as far as the stack alone can tell; None also where nobody
+        has searched.
     gains : ndarray, shape (n,)
         Factor that brought each denoised image to the data's grey scale, one for each half set; 1 where
         the CTF is not known.
@@ -92,6 +77,7 @@ class DenoiseResult:
     neighbours: NDArray[np.int64] | None
     weights: NDArray[np.float32] | None
     angles_deg: NDArray[np.float32] | None
+    probability: NDArray[np.float32] | None
     gains: NDArray[np.float32]
     seconds: dict[str, float]
     notices: tuple[str, ...]
@@ -102,7 +88,7 @@ class DenoiseResult:
         return {
             "polarice": __version__,
             "source": str(self.source),
-            "settings": asdict(self.settings),
+            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.settings).items()},
             "preprocessing": self.preprocessor.summary(),
             "model": asdict(self.card),
         }
@@ -121,9 +107,15 @@ class DenoiseResult:
             "files": self.files,
         }
         if self.weights is not None:
-            figures["mean_confidence"] = round(float(self.weights.sum(1).mean()), 4)
+            figures["mean_confidence"] = round(float(confidence(self.weights, self.probability).mean()), 4)
             figures["mean_effective_neighbours"] = round(float(effective_neighbours(self.weights).mean()), 2)
         return figures
+
+
+def confidence(weights: NDArray[np.float32], probability: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """What share of an image comes from neighbours that show its view, as likely as they do, shape (n,)."""
+    share: NDArray[np.float32] = (weights if probability is None else weights * probability).sum(1)
+    return share
 
 
 def effective_neighbours(weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..conventions import in_plane_angle_deg
-from ..denoising import class_average, in_plane_angles_deg, signal_power
+from ..denoising import class_average, signal_power
 from ..imaging import filter_images, frequency_grid, soft_disc
-from ..polar import PolarGrid, PolarTransform
+from ..polar import PolarGrid, PolarTransform, peak_angles_deg
 
 __all__ = [
     "angle_error_deg",
@@ -63,7 +63,7 @@ def correlation_angles_deg(images: Tensor, cutoff: float) -> Tensor:
     """
     spectra = _polar_spectra(images, cutoff)
     products = torch.einsum("...qnf,...knf->...qkf", spectra, spectra.conj())
-    return in_plane_angles_deg(torch.fft.irfft(products, n=_ANGLES))
+    return peak_angles_deg(torch.fft.irfft(products, n=_ANGLES))
 
 
 def class_average_angles_deg(images: Tensor) -> Tensor:

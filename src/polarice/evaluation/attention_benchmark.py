@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from .. import __version__
-from ..denoising import SetDenoiser, prepare_output
+from ..denoising import SetDenoiser
 from ..errors import PolariceError
-from ..files import whole
+from ..files import prepare_output, whole
 from ..simulation import StructureBank
 from .diagnostic_figures import (
     angle_attention_picture,

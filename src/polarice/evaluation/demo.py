@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..denoising import DenoiseSettings, denoise_stack, prepare_output
+from ..denoising import DenoiseSettings, denoise_stack
 from ..devices import resolve_device
 from ..errors import PolariceError
+from ..files import prepare_output
 from ..models import find_weights
 from ..simulation import example_structure, simulate
 from .evaluate import evaluate

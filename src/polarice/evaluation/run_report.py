@@ -13,6 +13,7 @@ from torch import Tensor
 from ..denoising import (
     DenoiseResult,
     SetDenoiser,
+    confidence,
     effective_neighbours,
 )
 from ..imaging import filter_images, frequency_grid
@@ -119,9 +120,9 @@ def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
         ),
     ]
     if result.weights is not None:
-        confidence = result.weights.sum(1).mean()
+        taken = result.weights.sum(1).mean()
         equal = effective_neighbours(result.weights).mean()
-        figures.append(KeyFigure("Taken from neighbours", f"{confidence:.0%}", "mean over particles"))
+        figures.append(KeyFigure("Taken from neighbours", f"{taken:.0%}", "mean over particles"))
         figures.append(
             KeyFigure(
                 "Effective neighbours", f"{equal:.1f}", "as many with equal weights would count the same"
@@ -285,7 +286,11 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "neighbours with equal weights that would count the same",
             effective_neighbours(result.weights),
         ),
-        Histogram("Confidence", "share taken from neighbours", result.weights.sum(1)),
+        Histogram(
+            "Confidence",
+            "share that comes from neighbours of the same view, as likely as they are",
+            confidence(result.weights, result.probability),
+        ),
     )
 
 

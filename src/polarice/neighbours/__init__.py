@@ -1,11 +1,11 @@
 """Which particles show the same view: a stack's own covariance, likelihoods of pairs, neighbour tables."""
 
-from .averages import judge_by_averages
+from .averages import Judgement, judge_by_averages
 from .centres import likeliest_centres
 from .covariance import ImagePrior, StackCovariance, ViewFeatures, ViewLikelihood
 from .harmonics import DiscHarmonics
 from .pairs import likeliest_pairs
-from .search import Companions, StackViews, find_companions, likeliest_companions
+from .search import Companions, Search, StackViews, find_companions, likeliest_companions
 from .table import NOBODY, groups_of
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "Companions",
     "DiscHarmonics",
     "ImagePrior",
+    "Judgement",
+    "Search",
     "StackCovariance",
     "StackViews",
     "ViewFeatures",

@@ -11,19 +11,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..polar import peak_angles_deg
 from .covariance import ViewFeatures, ViewLikelihood
 
-__all__ = ["judge_by_averages"]
+__all__ = ["Judgement", "judge_by_averages"]
 
 _QUERIES = 64
 # Companions that a view is estimated from, and how many of a stack share one for all that we know before.
 _MEMBERS, _ALIKE = 32, 16
 _PASSES = 3
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a second look at candidates has found.
+
+    Attributes
+    ----------
+    evidence : Tensor, shape (n, c)
+        That candidates show an image's view: logarithm of the ratio of likelihoods, this view against any.
+    """
+
+    evidence: Tensor
+    _judge: _Judge
+    _views: _Views
+
+    @property
+    def probability(self) -> Tensor:
+        """Of each candidate to show the image's view, as far as the stack alone can tell, shape (n, c)."""
+        if not self._judge.informed:
+            # Nothing but what was known before looking.
+            return torch.full_like(self.evidence, 1 / (1 + _odds_against(len(self.evidence))))
+        return _probability(self.evidence)
+
+    def angles_deg(self, companions: Tensor) -> Tensor:
+        """How far companions (n, k) must be turned from x towards y to lie upon an image, shape (n, k).
+
+        Mirror images are turned after they were mirrored along y.
+        """
+        if not self._judge.informed or not companions.numel():
+            return torch.zeros(companions.shape, device=companions.device)
+        blocks = _blocks(len(companions), companions.device)
+        return torch.cat([self._judge.angles_deg(self._views, rows, companions[rows]) for rows in blocks])
 
 
 def judge_by_averages(
@@ -32,8 +67,8 @@ def judge_by_averages(
     candidates: Tensor,
     evidence: Tensor,
     progress: Callable[[int], None] = lambda done: None,
-) -> Tensor:
-    """Evidence that candidates show an image's view: ratio of likelihoods, this view against any.
+) -> Judgement:
+    """Judge candidates by averages of those that are likeliest.
 
     Parameters
     ----------
@@ -49,15 +84,16 @@ def judge_by_averages(
 
     Returns
     -------
-    Tensor, shape (n, c)
+    Judgement
+        Where the stack is noise, of the evidence that was given.
     """
     total = len(candidates)
-    if not len(likelihood.orders) or not candidates.shape[1]:
-        progress(total)
-        return evidence
     judge = _Judge(likelihood, features)
-    members = min(_MEMBERS, candidates.shape[1])
     views = judge.alone()
+    if not judge.informed or not candidates.shape[1]:
+        progress(total)
+        return Judgement(evidence, judge, views)
+    members = min(_MEMBERS, candidates.shape[1])
     done = 0
     judged = evidence
     for _ in range(_PASSES):
@@ -65,7 +101,7 @@ def judge_by_averages(
         for rows in _blocks(total, candidates.device):
             best = judged[rows].topk(members)
             chosen = candidates[rows].gather(1, best.indices)
-            weights = (best.values - math.log(max(total / _ALIKE, 1))).sigmoid()
+            weights = _probability(best.values, total)
             better.mean[:, rows], better.members[:, rows] = judge.average(views, rows, chosen, weights)
         views = better
         second = torch.empty_like(evidence)
@@ -74,7 +110,18 @@ def judge_by_averages(
             done += len(rows)
             progress(done // _PASSES)
         judged = torch.where(evidence.isinf(), evidence, second)
-    return judged
+    return Judgement(judged, judge, views)
+
+
+def _odds_against(total: int) -> float:
+    """That one image of a stack shows the view of another, before anything is known of them."""
+    return max(total / _ALIKE, 1)
+
+
+def _probability(evidence: Tensor, total: int | None = None) -> Tensor:
+    """Of one view, from log-likelihood ratios (..., c) among ``total`` images, by default as many as rows."""
+    odds = _odds_against(len(evidence) if total is None else total)
+    return (evidence - math.log(odds)).sigmoid()
 
 
 def _blocks(total: int, device: torch.device) -> Iterator[Tensor]:
@@ -112,8 +159,10 @@ class _Judge:
         self.information = likelihood.information
         self.images = features.vectors * (1 + 2 * self.information).sqrt()
         self.fold = torch.arange(len(self.images), device=self.images.device) % 2
-        self.angles = likelihood.angles
-        self.by_order = torch.nn.functional.one_hot(self.orders).to(self.images)
+        self.informed = len(self.orders) > 0
+        if self.informed:
+            self.angles = likelihood.angles
+            self.by_order = torch.nn.functional.one_hot(self.orders).to(self.images)
 
     def alone(self) -> _Views:
         """Views as each image alone tells them, in either fold."""
@@ -138,13 +187,25 @@ class _Judge:
 
     def evidence(self, views: _Views, rows: Tensor, candidates: Tensor) -> Tensor:
         """Log-likelihood ratios (q, c): candidates by images' views, and the other way, in equal parts."""
+        here, there = self._both_ways(views, rows, candidates)
+        return (self._explained(*here) + self._explained(*there)) / 2
+
+    def angles_deg(self, views: _Views, rows: Tensor, companions: Tensor) -> Tensor:
+        """Angles (q, k) at which companions lie upon images best, both ways taken together."""
+        here, there = (self._likeliness(*way) for way in self._both_ways(views, rows, companions))
+        # How far the image's view is turned upon the companion is how far that must be turned back.
+        return peak_angles_deg(here.flip(-1).roll(1, -1) + there)
+
+    def _both_ways(
+        self, views: _Views, rows: Tensor, candidates: Tensor
+    ) -> tuple[tuple[_Views, Tensor], tuple[_Views, Tensor]]:
+        """Images' views with candidates, and candidates' views with images."""
         count = len(self.images)
-        told, mirrored = self._seen(candidates), candidates >= count
-        which = candidates % count
+        which, mirrored = candidates % count, candidates >= count
         here = views.of(self.fold[which], rows[:, None])
         there = views.of(self.fold[rows][:, None], which)
         there = there._replace(mean=torch.where(mirrored[..., None], there.mean.conj(), there.mean))
-        return (self._explained(here, told) + self._explained(there, self.images[rows][:, None])) / 2
+        return (here, self._seen(candidates)), (there, self.images[rows][:, None])
 
     def _explained(self, views: _Views, images: Tensor) -> Tensor:
         """Log-likelihood ratio (q, c) of images (q, c, f): this view against any, mean over the angles."""

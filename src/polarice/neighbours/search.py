@@ -61,13 +61,46 @@ class Companions(NamedTuple):
     evidence : ndarray of float32, shape (n, k)
         Logarithm of the likelihood ratio, one view against unrelated ones, and what the embedding adds; −inf
         in empty places.
+    probability : ndarray of float32, shape (n, k)
+        Of one view, as far as the stack alone can tell; 0 in empty places.
     mirrored : ndarray of bool, shape (n, k)
         Companions that show the view from the other side, as mirror images do.
+    angles_deg : ndarray of float32, shape (n, k)
+        How far a companion must be turned from x towards y, about its particle's centre and mirrored along
+        y before if it is a mirror image, to lie upon the image's particle.
     """
 
     rows: NDArray[np.int64]
     evidence: NDArray[np.float32]
+    probability: NDArray[np.float32]
     mirrored: NDArray[np.bool_]
+    angles_deg: NDArray[np.float32]
+
+    @classmethod
+    def nobody(cls, total: int, count: int) -> Companions:
+        """An empty table."""
+        table = total, count
+        return cls(
+            np.full(table, NOBODY, np.int64),
+            np.full(table, -np.inf, np.float32),
+            np.zeros(table, np.float32),
+            np.zeros(table, bool),
+            np.zeros(table, np.float32),
+        )
+
+
+class Search(NamedTuple):
+    """What a search has found.
+
+    Attributes
+    ----------
+    companions : Companions
+    centre : ndarray of float32, shape (n, 2)
+        Where the particles lie, (x, y) in pixels from the centre of the box.
+    """
+
+    companions: Companions
+    centre: NDArray[np.float32]
 
 
 @torch.inference_mode()
@@ -81,7 +114,7 @@ def find_companions(
     progress: Callable[[int], None] = lambda done: None,
     *,
     mirrored: bool = False,
-) -> Companions:
+) -> Search:
     """Learn from a stack what its images look like, and compare them by it.
 
     Parameters
@@ -102,50 +135,88 @@ def find_companions(
         Look at every image as its mirror image too.
     """
     total = len(groups)
-    companions = _nobody(total, count)
-    harmonics = harmonics.to(device)
+    companions = Companions.nobody(total, count)
+    centres = np.empty((total, 2), np.float32)
     done = 0
     for half in np.unique(apart):
         members = np.flatnonzero(apart == half)
-
-        def parts(members: NDArray[np.int64] = members) -> Iterator[tuple[slice, Tensor, Tensor]]:
-            for start in range(0, len(members), _PART):
-                rows = slice(start, min(start + _PART, len(members)))
-                spectra, passed = (
-                    torch.from_numpy(x[members[rows]]).to(device) for x in (views.spectra, views.passed)
-                )
-                yield rows, spectra, passed.float()
-
-        # Moments and likelihoods want full precision.
+        learned = learn_from_stack(harmonics, views, members, device)
         with torch.autocast(device.type, enabled=False):
-            centre = torch.from_numpy(views.centre[members]).to(device)
-            centre = likeliest_centres(harmonics, parts, centre)
-            covariance = StackCovariance(harmonics.orders.cpu())
-            for rows, spectra, passed in parts():
-                covariance.add(harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows])), passed)
-            likelihood = covariance.likelihood().to(device)
-            compared = [
-                likelihood.features(
-                    harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows])), passed
-                )
-                for rows, spectra, passed in parts()
-            ]
-            features = ViewFeatures(*map(torch.cat, zip(*compared, strict=True)))
-            embedding = torch.from_numpy(views.embedding[members]).to(device)
             found = likeliest_companions(
-                likelihood,
-                features,
-                embedding,
+                learned.likelihood,
+                learned.features,
+                learned.embedding,
                 count,
                 groups[members],
                 lambda here, before=done: progress(before + here),  # type: ignore[misc]
                 mirrored=mirrored,
             )
-        companions.rows[members] = np.where(found.rows == NOBODY, NOBODY, members[found.rows])
-        companions.evidence[members] = found.evidence
-        companions.mirrored[members] = found.mirrored
+        centres[members] = learned.centre.cpu().numpy()
+        _put(companions, members, found)
         done += len(members)
-    return companions
+    return Search(companions, centres)
+
+
+class LearnedStack(NamedTuple):
+    """What some images of a stack say of themselves.
+
+    Attributes
+    ----------
+    likelihood : ViewLikelihood
+    features : ViewFeatures
+        Of n images, about their particles' centres.
+    embedding : Tensor, shape (n, e)
+    centre : Tensor, shape (n, 2)
+        Where the particles lie, (x, y) in pixels from the centre of the box.
+    """
+
+    likelihood: ViewLikelihood
+    features: ViewFeatures
+    embedding: Tensor
+    centre: Tensor
+
+
+@torch.inference_mode()
+def learn_from_stack(
+    harmonics: DiscHarmonics, views: StackViews, members: NDArray[np.int64], device: torch.device
+) -> LearnedStack:
+    """Learn from some images of a stack where their particles lie and what they are compared by.
+
+    Parameters
+    ----------
+    harmonics : DiscHarmonics
+        Of the stack's box.
+    views : StackViews
+    members : ndarray of int, shape (n,)
+        Rows; nothing depends on the others.
+    device : torch.device
+    """
+    harmonics = harmonics.to(device)
+
+    def parts() -> Iterator[tuple[slice, Tensor, Tensor]]:
+        for start in range(0, len(members), _PART):
+            rows = slice(start, min(start + _PART, len(members)))
+            spectra, passed = (
+                torch.from_numpy(x[members[rows]]).to(device) for x in (views.spectra, views.passed)
+            )
+            yield rows, spectra, passed.float()
+
+    # Moments and likelihoods want full precision.
+    with torch.autocast(device.type, enabled=False):
+        centre = torch.from_numpy(views.centre[members]).to(device)
+        centre = likeliest_centres(harmonics, parts, centre)
+
+        def centred() -> Iterator[tuple[Tensor, Tensor]]:
+            for rows, spectra, passed in parts():
+                yield harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows])), passed
+
+        covariance = StackCovariance(harmonics.orders.cpu())
+        for filtered, passed in centred():
+            covariance.add(filtered, passed)
+        likelihood = covariance.likelihood().to(device)
+        compared = [likelihood.features(filtered, passed) for filtered, passed in centred()]
+    features = ViewFeatures(*map(torch.cat, zip(*compared, strict=True)))
+    return LearnedStack(likelihood, features, torch.from_numpy(views.embedding[members]).to(device), centre)
 
 
 @torch.inference_mode()
@@ -177,7 +248,7 @@ def likeliest_companions(
     mirrored : bool
         Look at every image as its mirror image too.
     """
-    companions = _nobody(len(features.own), count)
+    companions = Companions.nobody(len(features.own), count)
     done = 0
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
@@ -193,22 +264,26 @@ def likeliest_companions(
         candidates, evidence = likeliest_pairs(
             likelihood, here, embedding[place], max(count, _CANDIDATES), mirrored, report
         )
-        judged = judge_by_averages(likelihood, here, candidates, evidence, report_again)
-        wanted = min(count, candidates.shape[1])
-        best = judged.topk(wanted)
-        chosen = candidates.gather(1, best.indices).cpu().numpy()
-        there = np.isfinite(best.values.cpu().numpy())
-        companions.rows[members, :wanted] = np.where(there, members[chosen % len(members)], NOBODY)
-        companions.evidence[members, :wanted] = best.values.cpu().numpy()
-        companions.mirrored[members, :wanted] = there & (chosen >= len(members))
+        judgement = judge_by_averages(likelihood, here, candidates, evidence, report_again)
+        best = judgement.evidence.topk(min(count, candidates.shape[1]))
+        chosen = candidates.gather(1, best.indices)
+        found = (
+            torch.where(best.values.isfinite(), chosen % len(members), NOBODY),
+            best.values,
+            judgement.probability.gather(1, best.indices),
+            chosen >= len(members),
+            judgement.angles_deg(chosen),
+        )
+        _put(companions, members, Companions(*(part.cpu().numpy() for part in found)))
         done += len(members)
     return companions
 
 
-def _nobody(total: int, count: int) -> Companions:
-    """An empty table."""
-    return Companions(
-        np.full((total, count), NOBODY, np.int64),
-        np.full((total, count), -np.inf, np.float32),
-        np.zeros((total, count), bool),
-    )
+def _put(table: Companions, members: NDArray[np.int64], found: Companions) -> None:
+    """Enter what was found among some rows of a table, which may be narrower."""
+    wide = found.rows.shape[1]
+    there = found.rows != NOBODY
+    table.rows[members, :wide] = np.where(there, members[found.rows], NOBODY)
+    for name in Companions._fields[1:]:
+        values, empty = getattr(found, name), -np.inf if name == "evidence" else 0
+        getattr(table, name)[members, :wide] = np.where(there, values, empty)

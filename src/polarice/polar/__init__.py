@@ -10,6 +10,7 @@ from .attention import (
 )
 from .convolution import AngularConv, ConditionedAngularConv, LowRankAngularConv, polar_pad
 from .grid import PolarGrid
+from .peak import peak_angles_deg
 from .transform import PolarTransform
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "angular_attention",
     "angular_spectra",
     "attend_to_spectra",
+    "peak_angles_deg",
     "polar_pad",
 ]

@@ -1,0 +1,31 @@
+"""A user's stack as a network sees it, and which of its particles show one view."""
+
+from .find import NeighbourResult, find_neighbours, search_stack
+from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
+from .preflight import require_fit, too_few_for, unreadable
+from .prepared import PreparedStack, Progress, timed
+from .settings import NeighbourSettings, StackSettings
+from .views import SCRATCH, ViewRecorder, load_joint_model, look_at, require_room_for_views
+
+__all__ = [
+    "NEIGHBOUR_FILE",
+    "SCRATCH",
+    "GivenNeighbours",
+    "NeighbourResult",
+    "NeighbourSettings",
+    "NeighbourTable",
+    "PreparedStack",
+    "Progress",
+    "StackSettings",
+    "ViewRecorder",
+    "find_neighbours",
+    "load_joint_model",
+    "look_at",
+    "require_fit",
+    "require_room_for_views",
+    "search_stack",
+    "stack_digest",
+    "timed",
+    "too_few_for",
+    "unreadable",
+]

@@ -1,0 +1,74 @@
+"""What can be wrong with a stack and the settings that it is read with, before any pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from ..errors import ParticleFileError, PolariceError, PreflightError
+from ..neighbours import groups_of
+from ..particles import ParticleStack
+from .settings import StackSettings
+
+__all__ = ["require_fit", "too_few_for", "unreadable"]
+
+
+def require_fit(stack: ParticleStack, misfits: Iterable[PolariceError]) -> None:
+    """Raise if the stack is broken, or if something does not fit it.
+
+    Parameters
+    ----------
+    stack : ParticleStack
+    misfits : iterable of PolariceError
+        Looked at after the stack, of which they may ask things.
+
+    Raises
+    ------
+    PolariceError
+        The one problem found, or a `PreflightError` that lists them all.
+    """
+    problems = stack.problems()
+    if not len(stack):
+        raise problems[0]
+    try:
+        for problem in misfits:
+            problems.append(problem)
+    except PolariceError:
+        # The stack is too broken to be asked; what it says of itself is why.
+        if not problems:
+            raise
+    if problems:
+        raise problems[0] if len(problems) == 1 else PreflightError(problems)
+
+
+def unreadable(stack: ParticleStack, settings: StackSettings) -> Iterator[PolariceError]:
+    """Why a stack cannot be read in this way."""
+    if stack.denoised:
+        yield ParticleFileError("these particles are denoised already", path=stack.path)
+    if settings.ctf and stack.has_column("rlnDefocusU") and not stack.has_ctf and not stack.phase_flipped:
+        missing = ", ".join(f"_{column}" for column in stack.missing_ctf_columns)
+        hint = "add the columns, or ignore the CTF with --no-ctf"
+        yield ParticleFileError(f"the CTF lacks {missing}", path=stack.path, hint=hint)
+    diameter_A, side_A = settings.mask_diameter_A, stack.box * stack.pixel_size_A
+    if diameter_A is not None and not 0 < diameter_A <= side_A * (1 + 1e-6):
+        reason = f"a mask diameter of {diameter_A:g} Å does not fit a box of {side_A:.1f} Å"
+        yield ParticleFileError(reason, path=stack.path)
+
+
+def too_few_for(stack: ParticleStack, neighbours: int, instead: str) -> Iterator[PolariceError]:
+    """Why particles cannot all get so many neighbours; ``instead`` is another way out than fewer."""
+    if neighbours < 1:
+        yield PolariceError("each particle needs at least one neighbour")
+        return
+    halves = groups_of(len(stack), stack.half_sets)
+    fewest = int(np.bincount(halves).min())
+    if fewest > neighbours:
+        return
+    what = "has a half set of" if halves.any() else "has"
+    fewer = f"ask for fewer with --neighbours {fewest - 1}, or " if fewest > 1 else ""
+    yield ParticleFileError(
+        f"{what} {fewest} particles, too few for {neighbours} neighbours each",
+        path=stack.path,
+        hint=f"{fewer}{instead}",
+    )

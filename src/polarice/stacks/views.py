@@ -1,0 +1,103 @@
+"""What the particles of a stack are compared by, as a network sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..files import require_room
+from ..models import ImageState, ModelCard, PolarTransformer, load_model
+from ..neighbours import DiscHarmonics, StackViews
+from ..particles import ParticleStack
+from .prepared import PreparedStack, timed
+from .settings import StackSettings
+
+__all__ = ["SCRATCH", "ViewRecorder", "load_joint_model", "look_at", "require_room_for_views"]
+
+# Of folders for a run's files that are gone when it ends.
+SCRATCH = ".scratch-"
+
+
+class ViewRecorder:
+    """Keeps what the images of a stack are compared by, batch by batch, in files of a folder.
+
+    Parameters
+    ----------
+    network : PolarTransformer
+    count : int
+        Images in all.
+    scratch : Path
+    """
+
+    def __init__(self, network: PolarTransformer, count: int, scratch: Path) -> None:
+        self._harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
+        length, rings = self._harmonics.spectrum_length, len(self._harmonics.orders)
+        self.views = StackViews(
+            np.memmap(scratch / "spectra", np.complex64, "w+", shape=(count, length)),
+            np.memmap(scratch / "transmitted", np.float16, "w+", shape=(count, rings)),
+            np.empty((count, 2), np.float32),
+            np.empty((count, network.config.embedding), np.float32),
+        )
+
+    @staticmethod
+    def bytes_per_image(network: PolarTransformer) -> int:
+        """Room on disk."""
+        harmonics = DiscHarmonics(network.box)
+        return 8 * harmonics.spectrum_length + 2 * len(harmonics.orders)
+
+    def put(self, rows: slice, state: ImageState, ctf: Tensor | None, codes: Tensor) -> None:
+        """Keep some images as `PolarTransformer.encode` returned them."""
+        harmonics, views = self._harmonics, self.views
+        views.spectra[rows] = harmonics.spectra(state.observed[:, 1]).cpu().numpy()
+        views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
+        views.centre[rows] = state.centre.cpu().numpy()
+        views.embedding[rows] = codes.cpu().numpy()
+
+
+@torch.inference_mode()
+def look_at(network: PolarTransformer, prepared: PreparedStack, scratch: Path) -> StackViews:
+    """Run the network's single-image part over a stack, and keep what images are compared by.
+
+    Parameters
+    ----------
+    network : PolarTransformer
+    prepared : PreparedStack
+    scratch : Path
+        An existing folder for what is too large for memory.
+    """
+    recorder = ViewRecorder(network, len(prepared), scratch)
+    for rows, images, ctf in prepared.normalised():
+        with timed(prepared.seconds, "encode"):
+            state, codes = network.encode(images, ctf)
+            recorder.put(rows, state, ctf, codes)
+        prepared.report("encode", rows.stop, len(prepared))
+    return recorder.views
+
+
+def load_joint_model(settings: StackSettings, device: torch.device) -> tuple[PolarTransformer, ModelCard]:
+    """The network that a stack is looked at with.
+
+    Raises
+    ------
+    ModelError
+        Unknown, or one that looks at images for themselves.
+    """
+    network, card = load_model(settings.model, device)
+    if not isinstance(network, PolarTransformer):
+        reason = f"a {card.architecture} has no embedding that could find neighbours in a stack"
+        raise ModelError(reason, hint="use a polar-transformer")
+    return network, card
+
+
+def require_room_for_views(out: Path, stack: ParticleStack, network: PolarTransformer) -> None:
+    """Raise where the disk is too small for `look_at`.
+
+    Raises
+    ------
+    OutputError
+    """
+    require_room(out, len(stack) * ViewRecorder.bytes_per_image(network))
