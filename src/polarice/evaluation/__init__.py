@@ -41,6 +41,7 @@ from .metrics import (
     shell_gain,
     ssim,
 )
+from .neighbour_report import neighbour_report
 from .report import report_html, write_report
 from .run_report import run_report
 from .summary import evaluation_curves, evaluation_figures
@@ -79,6 +80,7 @@ __all__ = [
     "evaluation_figures",
     "fourier_ring_correlation",
     "frc_resolution_A",
+    "neighbour_report",
     "psnr",
     "radial_power",
     "relative_mse",

@@ -132,6 +132,8 @@ class Neighbourhood:
         Strongest first.
     note : str
         For instance the effective number of images.
+    outcome : str
+        What the last image is.
     """
 
     label: str
@@ -139,6 +141,7 @@ class Neighbourhood:
     neighbours: tuple[Neighbour, ...]
     denoised: Floats
     note: str = ""
+    outcome: str = "denoised"
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,28 @@ class FileWritten:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """What a section is called, and what is said before its pictures."""
+
+    title: str
+    lead: str
+
+
+BEFORE_AND_AFTER = Heading(
+    "Before and after",
+    "Each column is one particle, each row one step. All images of a row share the grey range stated "
+    "beside its name, from black to white.",
+)
+DENOISED_WITH = Heading(
+    "What a particle was denoised with",
+    "First a particle as it came, then the images that it drew on, each already turned into the "
+    "particle’s own frame by the angle beneath it; bar and percentage are that image’s share of the "
+    "attention. Last, what came out. Where the neighbours do not look like the particle, do not trust "
+    "the result.",
+)
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything on the page; a section whose data is None or empty is left out.
 
@@ -302,3 +327,5 @@ class ReportContent:
     timings: tuple[StageTime, ...] = ()
     files: tuple[FileWritten, ...] = ()
     configuration: Mapping[str, object] | None = None
+    gallery_heading: Heading = BEFORE_AND_AFTER
+    neighbours_heading: Heading = DENOISED_WITH

@@ -16,7 +16,6 @@ from ..denoising import (
     confidence,
     effective_neighbours,
 )
-from ..imaging import filter_images, frequency_grid
 from ..models import PolarTransformer, load_model
 from ..neighbours import NOBODY
 from ..particles import ParticleStack
@@ -37,6 +36,7 @@ from .content import (
 )
 from .figures import gallery_picture
 from .report import write_report
+from .seen import LOW_PASS_A, bright, low_pass, model_images
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = ["run_report"]
@@ -44,7 +44,6 @@ __all__ = ["run_report"]
 _SHOWN = 12
 _NEIGHBOURHOODS = 3
 _GUARD_IMAGES = 64
-_LOW_PASS_A = 20.0
 
 
 def run_report(
@@ -131,29 +130,6 @@ def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
     return tuple(figures)
 
 
-def model_images(result: DenoiseResult, source: ParticleStack, rows: np.ndarray) -> Tensor:
-    """What the network saw of some rows, shape (n, y, x)."""
-    images = torch.from_numpy(source.images(rows))
-    known = result.preprocessor.ctf_known
-    ctf = result.preprocessor.transfer(source.ctf(rows)) if known else None
-    return result.preprocessor.forward(images, ctf, result.found.statistics[torch.from_numpy(rows)])
-
-
-def bright(result: DenoiseResult, stack: ParticleStack, rows: np.ndarray) -> np.ndarray:
-    """Images of a stack in units of the noise with protein bright, shape (n, y, x)."""
-    statistics = result.found.statistics[torch.from_numpy(rows)]
-    images = torch.from_numpy(stack.images(rows)) - statistics.background[:, None, None]
-    scaled = images * result.preprocessor.sign / statistics.noise_sigma[:, None, None]
-    return scaled.numpy()
-
-
-def low_pass(images: Tensor, pixel_size_A: float) -> Tensor:
-    """Gaussian low-pass with a standard deviation of 1 / 20 Å, so that the eye sees something."""
-    fy, fx = frequency_grid(images.shape[-1])
-    squared = (fy * fy + fx * fx) * (_LOW_PASS_A / pixel_size_A) ** 2
-    return filter_images(images, torch.exp(-squared / 2))
-
-
 def _gallery(
     result: DenoiseResult,
     source: ParticleStack,
@@ -172,7 +148,7 @@ def _gallery(
         GalleryRow("As they came", "in the file's own grey scale", source.images(rows)),
         GalleryRow(
             "Low-passed",
-            f"what the network sees: protein bright{flipped}; blurred to {_LOW_PASS_A:.0f} Å",
+            f"what the network sees: protein bright{flipped}; blurred to {LOW_PASS_A:.0f} Å",
             clearer,
         ),
     ]
@@ -238,7 +214,7 @@ def _neighbourhoods(
                     for p, view, angle, place in zip(partners, views, angles, places, strict=True)
                 ),
                 bright(result, denoised, np.array([row]))[0],
-                f"low-passed to {_LOW_PASS_A:.0f} Å for the eye",
+                f"low-passed to {LOW_PASS_A:.0f} Å for the eye",
             )
         )
     return tuple(found)

@@ -33,8 +33,8 @@ Section = tuple[str, str, str]
 def sections(content: ReportContent) -> list[Section]:
     """All sections that have something to say, in the order of the page."""
     found = [
-        ("images", "Before and after", _images(content.gallery) if content.gallery else ""),
-        ("neighbours", "What a particle was denoised with", _neighbourhoods(content.neighbourhoods)),
+        ("images", content.gallery_heading.title, _images(content)),
+        ("neighbours", content.neighbours_heading.title, _neighbourhoods(content)),
         ("attention", "Attention between images", _attention(content)),
         ("frequencies", "Down to which detail", _radial(content.radial) if content.radial else ""),
         ("confidence", "How far to trust each particle", _histograms(content.histograms)),
@@ -91,12 +91,10 @@ def _paragraph(body: str) -> str:
     return f"<p>{body}</p>" if body else ""
 
 
-def _images(gallery: Gallery) -> str:
-    lead = (
-        "Each column is one particle, each row one step. All images of a row share the grey range stated "
-        "beside its name, from black to white."
-    )
-    return _paragraph(lead) + _gallery(gallery)
+def _images(content: ReportContent) -> str:
+    if content.gallery is None:
+        return ""
+    return _paragraph(content.gallery_heading.lead) + _gallery(content.gallery)
 
 
 def _gallery(gallery: Gallery) -> str:
@@ -116,16 +114,11 @@ def _gallery(gallery: Gallery) -> str:
     return f'<div class="scroll"><div class="gallery" style="{columns}">{"".join(cells)}</div></div>'
 
 
-def _neighbourhoods(neighbourhoods: tuple[Neighbourhood, ...]) -> str:
-    if not neighbourhoods:
+def _neighbourhoods(content: ReportContent) -> str:
+    if not content.neighbourhoods:
         return ""
-    lead = (
-        "First a particle as it came, then the images that it drew on, each already turned into the "
-        "particle’s own frame by the angle beneath it; bar and percentage are that image’s share of the "
-        "attention. Last, what came out. Where the neighbours do not look like the particle, do not trust "
-        "the result."
-    )
-    return _paragraph(lead) + "".join(_neighbourhood(each) for each in neighbourhoods)
+    shown = "".join(_neighbourhood(each) for each in content.neighbourhoods)
+    return _paragraph(content.neighbours_heading.lead) + shown
 
 
 def _neighbourhood(one: Neighbourhood) -> str:
@@ -148,8 +141,8 @@ def _neighbourhood(one: Neighbourhood) -> str:
         )
     low, high = figures.grey_range(one.denoised)
     out = (
-        f'<div class="tile out">{_image(one.denoised, low, high, f"{one.label}, denoised")}'
-        "<b>denoised</b></div>"
+        f'<div class="tile out">{_image(one.denoised, low, high, f"{one.label}, {one.outcome}")}'
+        f"<b>{text(one.outcome)}</b></div>"
     )
     note = f'<p class="aside">{text(one.note)}</p>' if one.note else ""
     return f'<div class="neighbourhood">{own}<div class="strip">{"".join(strip)}</div>{out}</div>{note}'

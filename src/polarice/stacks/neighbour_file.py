@@ -72,6 +72,27 @@ class NeighbourTable:
             centre,
         )
 
+    def frames(self, row: int, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How to look at some neighbours of a particle so that they lie upon it.
+
+        Parameters
+        ----------
+        row : int
+        places : ndarray of int, shape (m,)
+            Columns of the table.
+
+        Returns
+        -------
+        matrices : ndarray, shape (m, 2, 2)
+        shifts_px : ndarray, shape (m, 2)
+            A neighbour at ``M p + t`` shows what the particle shows at p, from the centre of the box.
+        """
+        angle = np.deg2rad(self.angles_deg[row, places]).astype(np.float64)
+        cos, sin = np.cos(angle), np.sin(angle)
+        flip = np.where(self.mirrored[row, places], -1.0, 1.0)
+        matrices = np.stack([np.stack([cos, sin], -1), flip[:, None] * np.stack([-sin, cos], -1)], -2)
+        return matrices, -(matrices @ self.shifts_px[row, places][..., None])[..., 0]
+
     def save(self, path: Path, stack: ParticleStack) -> None:
         """Write ``.npz`` for a stack, whole or not at all."""
         arrays: dict[str, NDArray[Any]] = {

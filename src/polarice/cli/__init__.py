@@ -1,0 +1,61 @@
+"""The command line: parse, call the API, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from .. import __version__
+from ..errors import PolariceError
+from .benchmarks import benchmark
+from .denoising import demo, denoise, neighbours
+from .particles import evaluate, info, simulate
+from .training import bank, models, train
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="polarice",
+    version=__version__,
+    help="Joint denoising of cryo-EM particle images.",
+    suppress_keyboard_interrupt=False,
+)
+for command in (info, simulate, neighbours, denoise, evaluate, demo, train, models):
+    app.command(command)
+for group in (bank, benchmark):
+    app.command(group)
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Entry point: an error becomes one clear message on standard error and exit status 2.
+
+    Parameters
+    ----------
+    tokens : sequence of str, optional
+        Arguments; those of the process by default.
+    """
+    try:
+        code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        _fail(f"{error} See `polarice --help`.")
+    except PolariceError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read the output has left; Python would complain again on closing it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error}.")
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"polarice: {message}", file=sys.stderr)
+    sys.exit(status)

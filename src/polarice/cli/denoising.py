@@ -1,0 +1,137 @@
+"""Commands of the main job: neighbours, denoising, and a demonstration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from .options import Device, Out, Output, Overwrite, Reading
+
+JointModel = Annotated[str, Parameter(help="A joint model's name, or a weights file.")]
+
+__all__ = ["demo", "denoise", "neighbours"]
+
+
+def neighbours(
+    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    *,
+    out: Out,
+    model: JointModel = "polar-transformer-64",
+    neighbours: Annotated[int, Parameter(help="Neighbours of each particle, at most.")] = 16,
+    mirrored: Annotated[
+        bool, Parameter(help="Look for views from the other side too: mirror images.", negative="")
+    ] = False,
+    overwrite: Overwrite = False,
+    reading: Reading | None = None,
+    output: Output | None = None,
+) -> int:
+    """Find which particles show one view: neighbours, angles, shifts, probabilities, and a page of them."""
+    from ..evaluation import neighbour_report
+    from ..stacks import NeighbourSettings, find_neighbours
+
+    console = (output or Output()).console()
+    settings = NeighbourSettings(
+        model=model, neighbours=neighbours, mirrored=mirrored, **(reading or Reading()).settings()
+    )
+    with console.progress():
+        result = find_neighbours(particles, out, settings, overwrite=overwrite, progress=console.step)
+    page = neighbour_report(out / "neighbours.html", result)
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    figures = result.summary()
+    figures["files"] = {**figures["files"], str(page): "neighbours, to look at"}
+    console.say(
+        f"{figures['particles']:,} particles, {figures['images_per_s']} images/s; "
+        f"{figures['expected_neighbours']} of {neighbours} neighbours are expected to show a particle's view"
+    )
+    console.say(f"the page: {page}")
+    console.finish(figures)
+    return 0
+
+
+def denoise(
+    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    *,
+    out: Out,
+    model: Annotated[
+        str, Parameter(help="A shipped model's name, or a weights file.")
+    ] = "polar-transformer-64",
+    neighbours: Annotated[
+        int, Parameter(help="Other particles that each particle is denoised with, at most.")
+    ] = 16,
+    sets_from: Annotated[
+        str | None,
+        Parameter(help="Column that says which particles belong together, such as rlnClassNumber."),
+    ] = None,
+    neighbours_from: Annotated[
+        Path | None, Parameter(help="Folder that `polarice neighbours` has written, instead of a search.")
+    ] = None,
+    truth: Annotated[Path | None, Parameter(help="Clean stack of the same rows, to measure against.")] = None,
+    overwrite: Overwrite = False,
+    reading: Reading | None = None,
+    output: Output | None = None,
+) -> int:
+    """Denoise a particle stack; write a stack, neighbours and a page that shows what happened."""
+    from ..denoising import DenoiseSettings, denoise_stack
+    from ..evaluation import evaluate as measure
+    from ..evaluation import require_correspondence, run_report
+    from ..particles import ParticleStack
+
+    console = (output or Output()).console()
+    reading = reading or Reading()
+    pixel_size_A = reading.pixel_size
+    settings = DenoiseSettings(
+        model=model,
+        neighbours=neighbours,
+        sets_from=sets_from,
+        neighbours_from=neighbours_from,
+        **reading.settings(),
+    )
+    if truth is not None:
+        noisy, clean = (
+            ParticleStack.open(path, pixel_size_A=reading.pixel_size) for path in (particles, truth)
+        )
+        # A broken stack is better described by what follows.
+        if not noisy.problems():
+            require_correspondence(noisy, clean)
+    with console.progress():
+        result = denoise_stack(particles, out, settings, overwrite=overwrite, progress=console.step)
+    measured = None if truth is None else measure(result.star, truth, particles, pixel_size_A=pixel_size_A)
+    page = run_report(out / "report.html", result, truth=truth, evaluation=measured)
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    figures: dict[str, Any] = result.summary()
+    figures["files"] = {**figures["files"], str(page): "what happened, to look at"}
+    if measured is not None:
+        figures["evaluation"] = measured
+        console.say(f"relative MSE {measured['denoised']['relative_mse']:.4f}")
+    console.say(f"{figures['particles']:,} particles, {figures['images_per_s']} images/s: {result.star}")
+    console.say(f"the page: {page}")
+    console.finish(figures)
+    return 0
+
+
+def demo(
+    *,
+    out: Annotated[Path, Parameter(help="Folder to write.")] = Path("demo-out"),
+    particles: Annotated[int, Parameter(help="How many images, at least 64.")] = 800,
+    snr: Annotated[float, Parameter(help="mean(clean²) / noise variance, clean after the CTF.")] = 0.05,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Run the main job on an embedded example, and write the page that shows it."""
+    from ..evaluation import run_demo
+
+    console = (output or Output()).console()
+    with console.progress():
+        result = run_demo(
+            out, particles=particles, snr=snr, device=device, overwrite=overwrite, progress=console.step
+        )
+    for name, value in result.relative_mse.items():
+        console.say(f"{name:<24} relative MSE {value:8.4f}")
+    console.say(f"the page: {result.page.resolve()}")
+    console.finish({"relative_mse": result.relative_mse, "files": {"page": str(result.page)}})
+    return 0

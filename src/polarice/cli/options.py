@@ -1,0 +1,61 @@
+"""What commands have in common: options, and how they report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ..console import Console
+
+__all__ = ["Device", "Out", "Output", "Overwrite", "Reading"]
+
+Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or mps; never a silent fallback.")]
+Out = Annotated[Path, Parameter(help="Folder to write.")]
+Overwrite = Annotated[bool, Parameter(help="Write into a folder that is not empty.", negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """How a command reports."""
+
+    json: Annotated[bool, Parameter(help="End with one JSON object on standard output.", negative="")] = False
+    quiet: Annotated[bool, Parameter(help="No progress and no text.", negative="")] = False
+
+    def console(self) -> Console:
+        """Where the command prints."""
+        return Console(json_output=self.json, quiet=self.quiet)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """How a stack is read for a network."""
+
+    device: Device = "auto"
+    pixel_size: Annotated[float | None, Parameter(help="Å per pixel, where the file does not say.")] = None
+    contrast: Annotated[
+        Literal["bright", "dark"] | None, Parameter(help="Contrast of the protein; found out by default.")
+    ] = None
+    mask_diameter: Annotated[
+        float | None,
+        Parameter(help="Look at nothing outside a disc of this diameter, Å; the box by default."),
+    ] = None
+    ctf: Annotated[bool, Parameter(help="Use the CTF: undo its sign changes, tell the network.")] = True
+    mixed_precision: Annotated[
+        bool, Parameter(help="Compute in bfloat16 where the device does so natively: faster.")
+    ] = True
+
+    def settings(self) -> dict[str, Any]:
+        """As keywords of `polarice.stacks.StackSettings`."""
+        return {
+            "device": self.device,
+            "pixel_size_A": self.pixel_size,
+            "contrast": self.contrast,
+            "mask_diameter_A": self.mask_diameter,
+            "ctf": self.ctf,
+            "mixed_precision": self.mixed_precision,
+        }
