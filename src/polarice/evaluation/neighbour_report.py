@@ -37,8 +37,8 @@ _HEADING = Heading(
     "Who shows the same view",
     "First a particle, then its likeliest neighbours, each laid upon it by the angle beneath; bar and "
     "percentage say how probable it is that they show one view. Last, the average of the particle and all "
-    "its neighbours, each counted as probable as it is. From particles with the surest neighbours down to those "
-    "with none.",
+    "its neighbours, each counted as probable as it is. From particles with the surest neighbours down to "
+    "those with none.",
 )
 
 

@@ -3,9 +3,18 @@
 from .averages import Judgement, judge_by_averages
 from .centres import likeliest_centres
 from .covariance import ImagePrior, StackCovariance, ViewFeatures, ViewLikelihood
+from .estimates import ViewEstimator, Views
 from .harmonics import DiscHarmonics
 from .pairs import likeliest_pairs
-from .search import Companions, Search, StackViews, find_companions, likeliest_companions
+from .search import (
+    Companions,
+    LearnedStack,
+    Search,
+    StackViews,
+    find_companions,
+    learn_from_stack,
+    likeliest_companions,
+)
 from .table import NOBODY, groups_of
 
 __all__ = [
@@ -14,14 +23,18 @@ __all__ = [
     "DiscHarmonics",
     "ImagePrior",
     "Judgement",
+    "LearnedStack",
     "Search",
     "StackCovariance",
     "StackViews",
+    "ViewEstimator",
     "ViewFeatures",
     "ViewLikelihood",
+    "Views",
     "find_companions",
     "groups_of",
     "judge_by_averages",
+    "learn_from_stack",
     "likeliest_centres",
     "likeliest_companions",
     "likeliest_pairs",

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..polar import peak_angles_deg
 from .covariance import ViewFeatures, ViewLikelihood
+from .estimates import ViewEstimator, Views
 
 __all__ = ["Judgement", "judge_by_averages"]
 
@@ -40,22 +40,39 @@ class Judgement:
 
     evidence: Tensor
     _judge: _Judge
-    _views: _Views
+    _views: Views
 
     @property
     def probability(self) -> Tensor:
         """Of each candidate to show the image's view, as far as the stack alone can tell, shape (n, c)."""
-        if not self._judge.informed:
+        if not self._judge.estimator.informed:
             # Nothing but what was known before looking.
             return torch.full_like(self.evidence, 1 / (1 + _odds_against(len(self.evidence))))
         return _probability(self.evidence)
+
+    def explained(self, rows: Tensor, images: Tensor) -> Tensor:
+        """How much likelier images (i,) are of the views of rows (r,) than of any, log, shape (i, r).
+
+        Nobody is judged by a view that it is part of.
+        """
+        judge = self._judge
+        views = self._views.at(judge.fold[images][:, None], rows[None])
+        return judge.estimator.log_ratio(views, judge.images[images][:, None])
+
+    def views(self, rows: Tensor) -> Views:
+        """Views (r, f) of some images, of both folds together, in the images' frames."""
+        first, second = (Views(*(part[fold, rows] for part in self._views)) for fold in (0, 1))
+        estimator = self._judge.estimator
+        # Both hold the image itself.
+        sums = estimator.sums(first) + estimator.sums(second) - self._judge.images[rows]
+        return estimator.estimate(sums, first.members + second.members - 1)
 
     def angles_deg(self, companions: Tensor) -> Tensor:
         """How far companions (n, k) must be turned from x towards y to lie upon an image, shape (n, k).
 
         Mirror images are turned after they were mirrored along y.
         """
-        if not self._judge.informed or not companions.numel():
+        if not self._judge.estimator.informed or not companions.numel():
             return torch.zeros(companions.shape, device=companions.device)
         blocks = _blocks(len(companions), companions.device)
         return torch.cat([self._judge.angles_deg(self._views, rows, companions[rows]) for rows in blocks])
@@ -90,14 +107,14 @@ def judge_by_averages(
     total = len(candidates)
     judge = _Judge(likelihood, features)
     views = judge.alone()
-    if not judge.informed or not candidates.shape[1]:
+    if not judge.estimator.informed or not candidates.shape[1]:
         progress(total)
         return Judgement(evidence, judge, views)
     members = min(_MEMBERS, candidates.shape[1])
     done = 0
     judged = evidence
     for _ in range(_PASSES):
-        better = _Views(*map(torch.empty_like, views))
+        better = Views(*map(torch.empty_like, views))
         for rows in _blocks(total, candidates.device):
             best = judged[rows].topk(members)
             chosen = candidates[rows].gather(1, best.indices)
@@ -128,100 +145,49 @@ def _blocks(total: int, device: torch.device) -> Iterator[Tensor]:
     yield from torch.arange(total, device=device).split(_QUERIES)
 
 
-class _Views(NamedTuple):
-    """Views as far as they are known, for each of two folds of which nothing was used.
-
-    Attributes
-    ----------
-    mean : Tensor, shape (2, n, f), complex
-        In units of the covariance.
-    members : Tensor, shape (2, n, 1)
-        How many images they are known from.
-    """
-
-    mean: Tensor
-    members: Tensor
-
-    def of(self, fold: Tensor, rows: Tensor) -> _Views:
-        """Views (q, c, f) in folds and of rows that broadcast to (q, c)."""
-        return _Views(self.mean[fold, rows], self.members[fold, rows])
-
-
 class _Judge:
-    """Estimates views, and says how much better they explain images than any view would.
-
-    An image t of a view z is one with the information ``a`` that an average CTF leaves: t = a z + noise of
-    variance a.
-    """
+    """Judges companions by estimates of views: two of each, for either fold of images left out."""
 
     def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures) -> None:
-        self.orders, self.share = likelihood.orders, likelihood.share
-        self.information = likelihood.information
-        self.images = features.vectors * (1 + 2 * self.information).sqrt()
+        self.estimator = ViewEstimator(likelihood)
+        self.images = self.estimator.images(features)
         self.fold = torch.arange(len(self.images), device=self.images.device) % 2
-        self.informed = len(self.orders) > 0
-        if self.informed:
-            self.angles = likelihood.angles
-            self.by_order = torch.nn.functional.one_hot(self.orders).to(self.images)
 
-    def alone(self) -> _Views:
-        """Views as each image alone tells them, in either fold."""
+    def alone(self) -> Views:
+        """Views (2, n, f) as each image alone tells them, in either fold."""
         one = torch.ones_like(self.images[:, :1].real).expand(2, -1, -1)
-        return _Views(self._open(one) * self.images, one)
+        return self.estimator.estimate(self.images.expand(2, -1, -1), one)
 
-    def average(self, views: _Views, rows: Tensor, companions: Tensor, weights: Tensor) -> _Views:
-        """Views of some images from themselves and companions (q, c) with weights."""
+    def average(self, views: Views, rows: Tensor, companions: Tensor, weights: Tensor) -> Views:
+        """Views (2, q, f) of some images from themselves and companions (q, c) with weights."""
         told = self._seen(companions)
         fold = self.fold[companions % len(self.images)]
-        turns = self._likeliness(views.of(fold, rows[:, None]), told).softmax(-1)
-        aligned = told * torch.fft.rfft(turns).conj()[..., self.orders]
+        aligned = self.estimator.turned_back(views.at(fold, rows[:, None]), told)
         left = weights * torch.stack([fold != index for index in (0, 1)])
-        own = self.images[rows]
-        sums = own + (left[..., None].to(aligned) * aligned).sum(2)
-        known = 1 + left.sum(2, keepdim=True)
-        return _Views(self._open(known) * sums, known)
+        sums = self.images[rows] + (left[..., None].to(aligned) * aligned).sum(2)
+        return self.estimator.estimate(sums, 1 + left.sum(2, keepdim=True))
 
-    def _open(self, members: Tensor) -> Tensor:
-        """Variance (..., f) of views known from as many images (..., 1)."""
-        return 1 / (1 + self.information * members)
-
-    def evidence(self, views: _Views, rows: Tensor, candidates: Tensor) -> Tensor:
+    def evidence(self, views: Views, rows: Tensor, candidates: Tensor) -> Tensor:
         """Log-likelihood ratios (q, c): candidates by images' views, and the other way, in equal parts."""
         here, there = self._both_ways(views, rows, candidates)
-        return (self._explained(*here) + self._explained(*there)) / 2
+        return (self.estimator.log_ratio(*here) + self.estimator.log_ratio(*there)) / 2
 
-    def angles_deg(self, views: _Views, rows: Tensor, companions: Tensor) -> Tensor:
+    def angles_deg(self, views: Views, rows: Tensor, companions: Tensor) -> Tensor:
         """Angles (q, k) at which companions lie upon images best, both ways taken together."""
-        here, there = (self._likeliness(*way) for way in self._both_ways(views, rows, companions))
+        here, there = (self.estimator.by_angle(*way) for way in self._both_ways(views, rows, companions))
         # How far the image's view is turned upon the companion is how far that must be turned back.
         return peak_angles_deg(here.flip(-1).roll(1, -1) + there)
 
     def _both_ways(
-        self, views: _Views, rows: Tensor, candidates: Tensor
-    ) -> tuple[tuple[_Views, Tensor], tuple[_Views, Tensor]]:
+        self, views: Views, rows: Tensor, candidates: Tensor
+    ) -> tuple[tuple[Views, Tensor], tuple[Views, Tensor]]:
         """Images' views with candidates, and candidates' views with images."""
         count = len(self.images)
         which, mirrored = candidates % count, candidates >= count
-        here = views.of(self.fold[which], rows[:, None])
-        there = views.of(self.fold[rows][:, None], which)
+        here = views.at(self.fold[which], rows[:, None])
+        there = views.at(self.fold[rows][:, None], which)
         there = there._replace(mean=torch.where(mirrored[..., None], there.mean.conj(), there.mean))
         return (here, self._seen(candidates)), (there, self.images[rows][:, None])
-
-    def _explained(self, views: _Views, images: Tensor) -> Tensor:
-        """Log-likelihood ratio (q, c) of images (q, c, f): this view against any, mean over the angles."""
-        a = self.information
-        likeliness = torch.logsumexp(self._likeliness(views, images), -1) - math.log(self.angles)
-        left = self._open(views.members)
-        spread = 1 + a * left
-        surprise = images.abs().square() * ((1 - left) / (1 + a)) + a * views.mean.abs().square()
-        return likeliness - (surprise / spread + (spread / (1 + a)).log()) @ self.share
-
-    def _likeliness(self, views: _Views, images: Tensor) -> Tensor:
-        """What depends on the angle (q, c, a) by which views are turned to lie upon images (q, c, f)."""
-        spread = 1 + self.information * self._open(views.members)
-        products = (images * views.mean.conj() / spread) @ self.by_order
-        likeliness: Tensor = torch.fft.irfft(products, n=self.angles, norm="forward")
-        return likeliness
 
     def _seen(self, rows: Tensor) -> Tensor:
         """Images (q, c, f), mirrored where a row says so."""

@@ -55,18 +55,20 @@ class ViewLikelihood:
     mean : Tensor, shape (h,)
         Mean of the coefficients before the CTF.
     constant : float
+    columns : Tensor, shape (h, f)
+        What takes coefficients to the features.
     """
 
     orders: Tensor
     information: Tensor
     mean: Tensor
     constant: float
-    _columns: Tensor
+    columns: Tensor
 
     def to(self, device: torch.device) -> ViewLikelihood:
         """The same on a device."""
         orders, information, mean, columns = (
-            part.to(device) for part in (self.orders, self.information, self.mean, self._columns)
+            part.to(device) for part in (self.orders, self.information, self.mean, self.columns)
         )
         return ViewLikelihood(orders, information, mean, self.constant, columns)
 
@@ -91,7 +93,11 @@ class ViewLikelihood:
         passed : Tensor, shape (n, h)
             Squared CTFs on the harmonics' rings.
         """
-        vectors = (filtered - passed * self.mean) @ self._columns.to(filtered.dtype)
+        return self.features_of_mixed(filtered @ self.columns.to(filtered.dtype), passed)
+
+    def features_of_mixed(self, mixed: Tensor, passed: Tensor) -> ViewFeatures:
+        """The same of coefficients times `columns`, shape (n, f)."""
+        vectors = mixed - (passed * self.mean) @ self.columns
         own = self.share * self.information / (1 + self.information)
         return ViewFeatures(vectors, vectors.abs().square() @ own)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .averages import judge_by_averages
 from .centres import likeliest_centres
-from .covariance import StackCovariance, ViewFeatures, ViewLikelihood
+from .covariance import ImagePrior, StackCovariance, ViewFeatures, ViewLikelihood
 from .harmonics import DiscHarmonics
 from .pairs import likeliest_pairs
 from .table import NOBODY
@@ -49,6 +49,17 @@ class StackViews(NamedTuple):
     passed: NDArray[np.float16]
     centre: NDArray[np.float32]
     embedding: NDArray[np.float32]
+
+    def parts(
+        self, members: NDArray[np.int64], device: torch.device
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Places among some members, their spectra and squared CTFs, as many at once as memory likes."""
+        for start in range(0, len(members), _PART):
+            places = slice(start, min(start + _PART, len(members)))
+            spectra, passed = (
+                torch.from_numpy(x[members[places]]).to(device) for x in (self.spectra, self.passed)
+            )
+            yield places, spectra, passed.float()
 
 
 class Companions(NamedTuple):
@@ -163,6 +174,7 @@ class LearnedStack(NamedTuple):
     Attributes
     ----------
     likelihood : ViewLikelihood
+    prior : ImagePrior
     features : ViewFeatures
         Of n images, about their particles' centres.
     embedding : Tensor, shape (n, e)
@@ -171,6 +183,7 @@ class LearnedStack(NamedTuple):
     """
 
     likelihood: ViewLikelihood
+    prior: ImagePrior
     features: ViewFeatures
     embedding: Tensor
     centre: Tensor
@@ -194,12 +207,7 @@ def learn_from_stack(
     harmonics = harmonics.to(device)
 
     def parts() -> Iterator[tuple[slice, Tensor, Tensor]]:
-        for start in range(0, len(members), _PART):
-            rows = slice(start, min(start + _PART, len(members)))
-            spectra, passed = (
-                torch.from_numpy(x[members[rows]]).to(device) for x in (views.spectra, views.passed)
-            )
-            yield rows, spectra, passed.float()
+        return views.parts(members, device)
 
     # Moments and likelihoods want full precision.
     with torch.autocast(device.type, enabled=False):
@@ -215,8 +223,10 @@ def learn_from_stack(
             covariance.add(filtered, passed)
         likelihood = covariance.likelihood().to(device)
         compared = [likelihood.features(filtered, passed) for filtered, passed in centred()]
+        prior = covariance.prior().to(device)
     features = ViewFeatures(*map(torch.cat, zip(*compared, strict=True)))
-    return LearnedStack(likelihood, features, torch.from_numpy(views.embedding[members]).to(device), centre)
+    embedding = torch.from_numpy(views.embedding[members]).to(device)
+    return LearnedStack(likelihood, prior, features, embedding, centre)
 
 
 @torch.inference_mode()

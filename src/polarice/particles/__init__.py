@@ -6,7 +6,7 @@ from .mrc_writer import MrcStackWriter
 from .preprocess import Preprocessor
 from .scan import Contrast, ImageStatistics, StackScan, measure, scan
 from .stack import ParticleStack
-from .star import StarTable, read_star, write_star
+from .star import StarTable, format_values, read_star, write_star
 from .writer import ParticleWriter, denoised_columns
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "denoised_columns",
     "describe",
     "format_description",
+    "format_values",
     "measure",
     "read_header",
     "read_star",
