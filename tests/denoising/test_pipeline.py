@@ -23,6 +23,7 @@ from polarice.imaging import fourier_resample
 from polarice.neighbours import NOBODY
 from polarice.particles import ParticleStack
 from polarice.simulation import SimulationResult
+from polarice.stacks import prepared
 
 Altered = Callable[..., Path]
 WRITTEN = ["denoise.json", "denoised.mrcs", "denoised.star"]
@@ -197,6 +198,7 @@ def test_half_sets_share_no_bit(
     # Were batches filled up from the other half, these sizes would show it in the last bits.
     monkeypatch.setattr(graph, "_BATCH", 20)
     monkeypatch.setattr(run, "_BATCH", 7)
+    monkeypatch.setattr(prepared, "_BATCH", 7)
     settings = replace(jointly, contrast="bright")
     results = [
         denoise_stack(star, tmp_path / name, settings)

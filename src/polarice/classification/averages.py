@@ -67,9 +67,11 @@ def average_classes(
         prepared.report("average", rows.stop, total)
     sample = np.unique(np.linspace(0, total - 1, min(total, _SAMPLE)).astype(int))
     images, ctf = full.seen(sample)
-    noise = float(full.preprocessor.mask().square().mean())
+    # The images are in units of the noise at the network's box.
+    noise = float(full.preprocessor.mask().square().mean()) * (box / prepared.preprocessor.model_box) ** 2
     signal = signal_power(images, ctf, noise_power=noise)
-    damping = noise / signal.clamp_min(1e-6 * float(signal.max()))
+    most = float(signal.max())
+    damping = noise / signal.clamp_min(1e-6 * most) if most > 0 else torch.ones_like(signal)
     averages = torch.fft.irfft2(weighted / (weight + damping), s=(box, box))
     shown: NDArray[np.float32] = (averages * prepared.preprocessor.sign).cpu().numpy()
     return shown

@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError
 from .. import __version__
 from ..errors import PolariceError
 from .benchmarks import benchmark
-from .denoising import demo, denoise, neighbours
+from .denoising import classify, demo, denoise, neighbours
 from .particles import evaluate, info, simulate
 from .training import bank, models, train
 
@@ -24,7 +24,7 @@ app = App(
     help="Joint denoising of cryo-EM particle images.",
     suppress_keyboard_interrupt=False,
 )
-for command in (info, simulate, neighbours, denoise, evaluate, demo, train, models):
+for command in (info, simulate, denoise, neighbours, classify, evaluate, demo, train, models):
     app.command(command)
 for group in (bank, benchmark):
     app.command(group)

@@ -1,4 +1,4 @@
-"""Commands of the main job: neighbours, denoising, and a demonstration."""
+"""Commands of the main job: denoising, neighbours, classes, and a demonstration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .options import Device, Out, Output, Overwrite, Reading
 
 JointModel = Annotated[str, Parameter(help="A joint model's name, or a weights file.")]
 
-__all__ = ["demo", "denoise", "neighbours"]
+__all__ = ["classify", "demo", "denoise", "neighbours"]
 
 
 def neighbours(
@@ -108,6 +108,43 @@ def denoise(
         figures["evaluation"] = measured
         console.say(f"relative MSE {measured['denoised']['relative_mse']:.4f}")
     console.say(f"{figures['particles']:,} particles, {figures['images_per_s']} images/s: {result.star}")
+    console.say(f"the page: {page}")
+    console.finish(figures)
+    return 0
+
+
+def classify(
+    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    *,
+    out: Out,
+    classes: Annotated[int, Parameter(help="How many, at most.")] = 100,
+    denoised: Annotated[
+        Path | None, Parameter(help="The stack as `polarice denoise` has written it, to average as well.")
+    ] = None,
+    model: JointModel = "polar-transformer-64",
+    overwrite: Overwrite = False,
+    reading: Reading | None = None,
+    output: Output | None = None,
+) -> int:
+    """Sort particles into classes of one view each; write averages, members for RELION, and a page."""
+    from ..classification import ClassifySettings, classify_stack
+    from ..evaluation import class_report
+
+    console = (output or Output()).console()
+    settings = ClassifySettings(
+        model=model, classes=classes, denoised=denoised, **(reading or Reading()).settings()
+    )
+    with console.progress():
+        result = classify_stack(particles, out, settings, overwrite=overwrite, progress=console.step)
+    page = class_report(out / "classes.html", result)
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    figures = result.summary()
+    figures["files"] = {**figures["files"], str(page): "the averages, to look at"}
+    console.say(
+        f"{figures['particles']:,} particles in {figures['classes']} classes, "
+        f"{figures['images_per_s']} images/s: {out / 'classes_data.star'}"
+    )
     console.say(f"the page: {page}")
     console.finish(figures)
     return 0

@@ -8,10 +8,12 @@ from .angles import (
     true_angles_deg,
 )
 from .attention_benchmark import QUICK_DIAGNOSTICS, attention_table, benchmark_attention
+from .class_report import class_report
 from .classes import adjusted_rand_index, attention_classes
 from .content import (
     AngleProfile,
     AttentionMap,
+    ClassTile,
     FileWritten,
     Gallery,
     GalleryRow,
@@ -51,6 +53,7 @@ __all__ = [
     "AngleProfile",
     "AttentionDiagnostics",
     "AttentionMap",
+    "ClassTile",
     "DemoResult",
     "DiagnosticSettings",
     "FileWritten",
@@ -73,6 +76,7 @@ __all__ = [
     "benchmark_attention",
     "best_linear_scale",
     "class_average_angles_deg",
+    "class_report",
     "correlation_angles_deg",
     "diagnose_attention",
     "evaluate",

@@ -277,6 +277,22 @@ class FileWritten:
 
 
 @dataclass(frozen=True)
+class ClassTile:
+    """A class of particles.
+
+    Attributes
+    ----------
+    label, note : str
+    images : tuple of array, shape (y, x)
+        Its averages, such as of original and of denoised pixels.
+    """
+
+    label: str
+    note: str
+    images: tuple[Floats, ...]
+
+
+@dataclass(frozen=True)
 class Heading:
     """What a section is called, and what is said before its pictures."""
 
@@ -327,5 +343,6 @@ class ReportContent:
     timings: tuple[StageTime, ...] = ()
     files: tuple[FileWritten, ...] = ()
     configuration: Mapping[str, object] | None = None
+    classes: tuple[ClassTile, ...] = ()
     gallery_heading: Heading = BEFORE_AND_AFTER
     neighbours_heading: Heading = DENOISED_WITH

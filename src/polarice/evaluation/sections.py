@@ -15,6 +15,7 @@ import numpy as np
 from . import figures
 from .content import (
     AttentionMap,
+    ClassTile,
     Floats,
     Gallery,
     GuardCheck,
@@ -34,6 +35,7 @@ def sections(content: ReportContent) -> list[Section]:
     """All sections that have something to say, in the order of the page."""
     found = [
         ("images", content.gallery_heading.title, _images(content)),
+        ("classes", "Classes", _classes(content.classes)),
         ("neighbours", content.neighbours_heading.title, _neighbourhoods(content)),
         ("attention", "Attention between images", _attention(content)),
         ("frequencies", "Down to which detail", _radial(content.radial) if content.radial else ""),
@@ -112,6 +114,21 @@ def _gallery(gallery: Gallery) -> str:
     cells += [f'<div class="colname">{text(column)}</div>' for column in gallery.columns]
     columns = f"--n:{len(gallery.columns)}"
     return f'<div class="scroll"><div class="gallery" style="{columns}">{"".join(cells)}</div></div>'
+
+
+def _classes(classes: tuple[ClassTile, ...]) -> str:
+    if not classes:
+        return ""
+    both = len(classes[0].images) > 1
+    lead = (
+        "Averages of the particles of each class, turned and moved upon each other; the largest class first."
+        + (" Above, original pixels; below, denoised ones." if both else "")
+    )
+    tiles = []
+    for one in classes:
+        images = "".join(_image(image, *figures.grey_range(image), one.label) for image in one.images)
+        tiles.append(f'<div class="tile">{images}<b>{text(one.label)}</b><span>{text(one.note)}</span></div>')
+    return _paragraph(lead) + f'<div class="classes">{"".join(tiles)}</div>'
 
 
 def _neighbourhoods(content: ReportContent) -> str:

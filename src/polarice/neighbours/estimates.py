@@ -49,9 +49,9 @@ class ViewEstimator:
     def __init__(self, likelihood: ViewLikelihood) -> None:
         self.orders, self.share = likelihood.orders, likelihood.share
         self.information = likelihood.information
-        # Of pure noise there is nothing to know.
-        self.informed = len(self.orders) > 0
-        if self.informed:
+        # Of pure noise there is nothing to know; what is round may be the noise of a background.
+        self.informed = bool((self.orders > 0).any())
+        if len(self.orders):
             self.angles = likelihood.angles
             self._by_order = torch.nn.functional.one_hot(self.orders).to(self.information.dtype)
 
