@@ -151,7 +151,8 @@ def test_version_and_help(run: Run) -> None:
     for tokens in ((), ("--help",)):
         ended = run(*tokens)
         assert ended.status == 0
-        for command in ("info", "simulate", "bank", "train", "denoise", "evaluate", "models", "demo"):
+        commands = ("info", "simulate", "denoise", "neighbours", "classify", "evaluate")
+        for command in (*commands, "bank", "train", "models", "demo", "benchmark"):
             assert command in ended.out
 
 
@@ -182,7 +183,16 @@ OPTIONS = {
         "--contrast": "found out by default",
         "--ctf": "--no-ctf",
         "--sets-from": "rlnClassNumber",
+        "--neighbours-from": "polarice neighbours",
     },
+    "neighbours": {
+        "--neighbours": "[default: 16]",
+        "--mirrored": "mirror images",
+        "--pixel-size": "Å",
+        "--mask-diameter": "Å",
+        "--ctf": "--no-ctf",
+    },
+    "classify": {"--classes": "[default: 100]", "--denoised": "polarice denoise", "--device": "auto"},
     "evaluate": {"--truth": "[required]", "--pixel-size": "Å"},
     "models": {"--json": "standard output"},
     "demo": {"--out": "[default: demo-out]", "--particles": "[default: 800]", "--snr": "[default: 0.05]"},
@@ -418,6 +428,49 @@ def test_denoise(run: Run, example_stack: SimulationResult, joint_weights: Path,
     assert run(*command, "--out", tmp_path / "c", "--overwrite").status == 0
 
 
+def test_neighbours_and_denoising_with_them(
+    run: Run, example_stack: SimulationResult, joint_weights: Path, tmp_path: Path
+) -> None:
+    model = ("--model", joint_weights, "--neighbours", 6, "--device", "cpu")
+    ended = run("neighbours", example_stack.particles, *model, "--out", tmp_path / "n", "--mirrored")
+    assert ended.status == 0
+    assert "of 6 neighbours are expected" in ended.out
+    assert "find neighbours: 48 of 48" in ended.err
+    written = ["neighbours.html", "neighbours.json", "neighbours.npz"]
+    assert sorted(path.name for path in (tmp_path / "n").iterdir()) == written
+    settings = json.loads((tmp_path / "n" / "neighbours.json").read_text())["configuration"]["settings"]
+    assert (settings["neighbours"], settings["mirrored"]) == (6, True)
+    page = (tmp_path / "n" / "neighbours.html").read_text()
+    assert "Who shows the same view" in page
+    assert page.count('class="neighbourhood"') == 8
+    command = ("denoise", example_stack.particles, *model, "--neighbours-from", tmp_path / "n")
+    figures = run(*command, "--out", tmp_path / "d", "--json").json()
+    assert any("mirror images" in notice for notice in figures["notices"])
+    assert "find neighbours" not in figures["seconds"]
+    check_error(run("neighbours", example_stack.particles, *model, "--out", tmp_path / "n"), "--overwrite")
+    again = run(
+        "neighbours", example_stack.particles, *model, "--out", tmp_path / "n", "--overwrite", "--json"
+    )
+    assert sorted(Path(path).name for path in again.json()["files"]) == written
+
+
+def test_classify(run: Run, example_stack: SimulationResult, tmp_path: Path) -> None:
+    command = ("classify", example_stack.particles, "--classes", 6, "--device", "cpu")
+    ended = run(*command, "--out", tmp_path / "c")
+    assert ended.status == 0
+    assert "48 particles in 6 classes" in ended.out
+    names = ["averages.mrcs", "data.star", "model.star"]
+    written = ["classes.html", *(f"classes_{name}" for name in names), "classify.json"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == written
+    assert (tmp_path / "c" / "classes.html").read_text().count('class="tile"') == 6
+    figures = run(*command, "--out", tmp_path / "j", "--json").json()
+    assert (figures["classes"], figures["particles"]) == (6, 48)
+    assert run(*command, "--out", tmp_path / "q", "--quiet") == Ended(0, "", "")
+    check_error(
+        run("classify", example_stack.particles, "--out", tmp_path / "x"), "100 classes", "--classes 4"
+    )
+
+
 def test_denoise_options_reach_the_run(
     run: Run, altered: Altered, joint_weights: Path, single_weights: Path, tmp_path: Path
 ) -> None:
@@ -441,6 +494,7 @@ def test_denoise_options_reach_the_run(
         "model": str(joint_weights),
         "neighbours": 5,
         "sets_from": "rlnClassNumber",
+        "neighbours_from": None,
         "device": "cpu",
         "pixel_size_A": 2.5,
         "contrast": "bright",

@@ -57,6 +57,52 @@ def attention(
 
 
 @benchmark.command
+def neighbours(
+    bank: Annotated[Path, Parameter(help="A bank of structures that the models have not seen.")],
+    *,
+    out: Out,
+    model: Annotated[
+        str, Parameter(help="A shipped joint model's name, or a weights file.")
+    ] = "polar-transformer-64",
+    single_model: Annotated[str, Parameter(help="What denoises images alone, to compare with.")] = "unet-64",
+    structures: Annotated[int, Parameter(help="How many, spread evenly over the bank.")] = 10,
+    names: Annotated[
+        list[str] | None, Parameter(help="These structures of the bank instead.", negative="")
+    ] = None,
+    snr: Annotated[list[float] | None, Parameter(help="By default 0.25, 0.1 and 0.03.", negative="")] = None,
+    particles: Annotated[int, Parameter(help="Uniform views of each structure.")] = 1000,
+    neighbours: Annotated[int, Parameter(help="Neighbours of each particle.")] = 16,
+    ctf: Annotated[bool, Parameter(help="With CTFs, and shifts of up to 3 pixels.")] = True,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Measure how well neighbours are found in stacks that nobody clustered, and what they are good for."""
+    from ..evaluation import NeighbourBenchmarkSettings, benchmark_neighbours, neighbour_benchmark_table
+    from ..simulation import StructureBank
+
+    console = (output or Output()).console()
+    settings = NeighbourBenchmarkSettings(
+        model=model,
+        single_model=single_model,
+        structures=structures,
+        names=tuple(names) if names else None,
+        snr=tuple(snr or (0.25, 0.1, 0.03)),
+        particles=particles,
+        neighbours=neighbours,
+        ctf=ctf,
+        device=device,
+    )
+    with console.progress():
+        figures = benchmark_neighbours(
+            StructureBank.load(bank), out, settings, overwrite=overwrite, progress=console.step
+        )
+    console.say(neighbour_benchmark_table(figures))
+    console.finish(figures)
+    return 0
+
+
+@benchmark.command
 def paper(
     bank: Annotated[Path, Parameter(help="A bank of structures that no model was trained on.")],
     *,

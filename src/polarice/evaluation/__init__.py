@@ -43,6 +43,11 @@ from .metrics import (
     shell_gain,
     ssim,
 )
+from .neighbour_benchmark import (
+    NeighbourBenchmarkSettings,
+    benchmark_neighbours,
+    neighbour_benchmark_table,
+)
 from .neighbour_report import neighbour_report
 from .report import report_html, write_report
 from .run_report import run_report
@@ -63,6 +68,7 @@ __all__ = [
     "Histogram",
     "KeyFigure",
     "Neighbour",
+    "NeighbourBenchmarkSettings",
     "Neighbourhood",
     "Notice",
     "RadialCurve",
@@ -74,6 +80,7 @@ __all__ = [
     "attention_classes",
     "attention_table",
     "benchmark_attention",
+    "benchmark_neighbours",
     "best_linear_scale",
     "class_average_angles_deg",
     "class_report",
@@ -84,6 +91,7 @@ __all__ = [
     "evaluation_figures",
     "fourier_ring_correlation",
     "frc_resolution_A",
+    "neighbour_benchmark_table",
     "neighbour_report",
     "psnr",
     "radial_power",

@@ -1,0 +1,400 @@
+"""Neighbours that nobody clustered: how far their views lie, and what joint denoising makes of them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..conventions import random_rotations, view_angle_deg
+from ..denoising import attend_graph, encode_stack
+from ..devices import keep_freed_memory, mixed_precision, resolve_device
+from ..errors import PolariceError
+from ..files import prepare_output, whole
+from ..models import PolarTransformer, load_model
+from ..models.centring import moved
+from ..neighbours import (
+    DiscHarmonics,
+    StackCovariance,
+    StackViews,
+    find_companions,
+    judge_by_averages,
+    learn_from_stack,
+    likeliest_pairs,
+)
+from ..simulation import SamplerConfig, SetBatch, SetSampler, StructureBank
+from ..stacks import Progress, StackSettings, load_joint_model
+
+__all__ = ["NeighbourBenchmarkSettings", "benchmark_neighbours", "neighbour_benchmark_table"]
+
+_SET = 16
+# Particles whose neighbours are looked at, spread evenly, and images denoised alone at once.
+_ASKED, _BATCH = 1024, 64
+_CANDIDATES = 200
+_COLUMNS = {
+    "nearest": "nearest that exist",
+    "molecule_known": "molecule known",
+    "embedding": "embedding",
+    "pairs": "pairs",
+    "averages": "averages",
+    "one_side": "one side only",
+    "alone": "alone",
+    "joint": "joint",
+    "wiener": "Wiener",
+    "images_per_s": "images/s",
+}
+_ANGLES = 6
+
+
+@dataclass(frozen=True)
+class NeighbourBenchmarkSettings:
+    """What is measured.
+
+    Attributes
+    ----------
+    model, single_model : str
+        The joint network, and one that denoises images alone.
+    structures : int
+        How many of the bank, spread evenly.
+    names : tuple of str, optional
+        These instead.
+    snr : tuple of float
+    particles : int
+        Uniform views of each structure.
+    neighbours : int
+    ctf : bool
+        CTFs of 10,000 to 25,000 Å and shifts of up to 3 pixels; neither otherwise.
+    device : str
+    """
+
+    model: str = "polar-transformer-64"
+    single_model: str = "unet-64"
+    structures: int = 10
+    names: tuple[str, ...] | None = None
+    snr: tuple[float, ...] = (0.25, 0.1, 0.03)
+    particles: int = 1000
+    neighbours: int = 16
+    ctf: bool = True
+    device: str = "auto"
+
+
+def benchmark_neighbours(
+    bank: StructureBank,
+    out: str | Path,
+    settings: NeighbourBenchmarkSettings | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure neighbour searches and joint denoising of stacks of uniform views, and write it down.
+
+    Parameters
+    ----------
+    bank : StructureBank
+        Structures that the networks have not been trained on.
+    out : path-like
+        Folder for ``neighbours.json`` and ``neighbours.md``, which grow stack by stack.
+    settings : NeighbourBenchmarkSettings, optional
+    overwrite : bool
+        Allow a folder that is not empty.
+    progress : callable, optional
+        Called with (stage, images done, images in all).
+
+    Returns
+    -------
+    dict
+        What ``neighbours.json`` holds.
+
+    Raises
+    ------
+    PolariceError
+        The bank has not so many structures, a model cannot be used, or the folder is not empty.
+    """
+    settings, out = settings or NeighbourBenchmarkSettings(), Path(out)
+    prepare_output(out, overwrite)
+    if settings.particles <= settings.neighbours:
+        raise PolariceError(
+            f"{settings.particles} particles are too few for {settings.neighbours} neighbours"
+        )
+    device = resolve_device(settings.device)
+    network, _ = load_joint_model(StackSettings(model=settings.model), device)
+    single, _ = load_model(settings.single_model, device)
+    if getattr(single, "jointly", False):
+        raise PolariceError(f"{settings.single_model} does not denoise single images")
+    names = settings.names or _spread(bank, settings.structures)
+    if device.type == "cpu":
+        keep_freed_memory()
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = {"polarice": __version__, "settings": asdict(settings), "rows": []}
+    for name in names:
+        for snr in settings.snr:
+            report = _labelled(progress, f"{name}, SNR {snr:g}")
+            with torch.inference_mode():
+                stack = _Stack(bank, name, snr, settings)
+                row = _measure(network, single, stack, settings, device, report)
+            figures["rows"].append({"structure": name, "snr": snr, **row})
+            figures["files"] = {str(out / f"neighbours.{kind}"): kind for kind in ("json", "md")}
+            with whole(out / "neighbours.json") as partial:
+                partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            with whole(out / "neighbours.md") as partial:
+                partial.write_text(neighbour_benchmark_table(figures), encoding="utf-8")
+    return figures
+
+
+def _spread(bank: StructureBank, count: int) -> tuple[str, ...]:
+    if not 1 <= count <= len(bank):
+        raise PolariceError(f"the bank has {len(bank)} structures, of which {count} cannot be taken")
+    return tuple(bank.names[k] for k in np.linspace(0, len(bank) - 1, count).round().astype(int))
+
+
+def _labelled(progress: Progress | None, label: str) -> Progress:
+    def report(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{label}: {stage}", done, total)
+
+    return report
+
+
+class _Stack:
+    """Uniform views of one structure, made again whenever they are asked for."""
+
+    def __init__(
+        self, bank: StructureBank, name: str, snr: float, settings: NeighbourBenchmarkSettings
+    ) -> None:
+        config = SamplerConfig(
+            set_size=_SET,
+            snr=(snr, snr),
+            ctf=float(settings.ctf),
+            defocus_A=(10_000.0, 25_000.0),
+            max_shift_px=3.0 if settings.ctf else 0.0,
+            diameter=(0.6, 0.6),
+            blur_px=(0.7, 0.7),
+            crowded=0.0,
+            masked=0.0,
+            divided=0.0,
+        )
+        self._sampler = SetSampler(bank.subset([bank.index(name)]), config, seed=0)
+        self._sets = settings.particles // _SET
+        generator = torch.Generator().manual_seed(5)
+        self.rotations = random_rotations(self._sets * _SET, generator)
+        self.ctf = settings.ctf
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def batches(self) -> Iterator[tuple[slice, SetBatch]]:
+        """Rows and their images, set by set."""
+        rotations = self.rotations.unflatten(0, (-1, _SET))
+        for index in range(self._sets):
+            with torch.autocast("cpu", enabled=False):
+                batch = self._sampler.batch(index, 1, rotations[index : index + 1])
+            yield slice(index * _SET, (index + 1) * _SET), batch
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _measure(
+    network: PolarTransformer,
+    single: nn.Module,
+    stack: _Stack,
+    settings: NeighbourBenchmarkSettings,
+    device: torch.device,
+    report: Progress,
+) -> dict[str, float]:
+    """All figures of one stack."""
+    total, k = len(stack), settings.neighbours
+    one = np.zeros(total, np.int64)
+    asked = torch.linspace(0, total - 1, min(total, _ASKED)).round().long().unique()
+    harmonics = DiscHarmonics(network.box).to(device)
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        seen = ((batch.noisy[0].to(device), batch.ctf[0].to(device)) for _, batch in stack.batches())
+        with _clock(seconds, "encode"), mixed_precision(device):
+            encoded = encode_stack(network, seen, total, scratch, lambda done: report("encode", done, total))
+        with _clock(seconds, "search"):
+            found = find_companions(
+                harmonics, encoded.views, k, one, one, device, lambda done: report("search", done, total)
+            )
+        stages = _stages(harmonics, encoded.views, k, device)
+        known = _with_the_molecule_known(harmonics, encoded.views, stack, asked, k)
+        angle = _angles(stack.rotations, asked)
+        figures = {
+            "nearest": _median(angle, angle.topk(k, largest=False).indices),
+            "molecule_known": _median(angle, known),
+            **{stage: _median(angle, rows[asked]) for stage, rows in stages.items()},
+            "one_side": _median(angle, torch.from_numpy(found.companions.rows)[asked]),
+        }
+        with _clock(seconds, "attend"), mixed_precision(device):
+            result = attend_graph(
+                network,
+                encoded,
+                found.companions.rows,
+                one,
+                scratch,
+                device,
+                lambda index, done: report(f"attend ({index + 1})", done, total),
+            )
+        figures |= _errors(single, harmonics, stack, encoded.views, result.images, device)
+    figures |= {f"{stage}_s": time for stage, time in seconds.items()}
+    return figures | {"images_per_s": total / sum(seconds.values())}
+
+
+def _stages(harmonics: DiscHarmonics, views: StackViews, k: int, device: torch.device) -> dict[str, Tensor]:
+    """Neighbours (n, k) of each stage of the search; n is added to the rows of mirror images."""
+    total = len(views.centre)
+    learned = learn_from_stack(harmonics, views, np.arange(total), device)
+    candidates, evidence = likeliest_pairs(
+        learned.likelihood, learned.features, learned.embedding, _CANDIDATES, mirrored=True
+    )
+    judged = judge_by_averages(learned.likelihood, learned.features, candidates, evidence).evidence
+    codes = torch.from_numpy(views.embedding)
+    nearest = [
+        (codes[rows] @ codes.T).scatter_(1, rows[:, None], -2).topk(k).indices
+        for rows in torch.arange(total).split(_BATCH)
+    ]
+    return {
+        # What a mirror image's embedding would be nobody knows.
+        "embedding": torch.cat(nearest),
+        "pairs": candidates.gather(1, evidence.topk(k).indices).cpu(),
+        "averages": candidates.gather(1, judged.topk(k).indices).cpu(),
+    }
+
+
+def _with_the_molecule_known(
+    harmonics: DiscHarmonics, views: StackViews, stack: _Stack, asked: Tensor, k: int
+) -> Tensor:
+    """Rows (a, k) whose clean images best explain the images asked for, at any in-plane angle.
+
+    Mirror images have n added to their rows. That is what somebody would find who knew the molecule and where
+    each particle lies.
+    """
+    orders = harmonics.orders.cpu()
+    by_order = torch.nn.functional.one_hot(orders).bool().T
+    weight = torch.where(orders == 0, 0.5, 1.0)
+    harmonics = harmonics.cpu()
+    truth, shifts = [], []
+    for _, batch in stack.batches():
+        shifts.append(batch.shifts_px[0])
+        centred = harmonics.moved(harmonics.spectra(batch.clean[0]), -shifts[-1])
+        truth.append(harmonics.analyse_spectra(centred))
+    clean, centre = torch.cat(truth), torch.cat(shifts)
+    power = weight * clean.abs().square()
+    found = []
+    for rows in asked.split(_BATCH):
+        spectra = torch.from_numpy(np.array(views.spectra[rows]))
+        about = harmonics.analyse_spectra(harmonics.moved(spectra, -centre[rows]))
+        passed = torch.from_numpy(np.array(views.passed[rows])).float()
+        explained = []
+        for seen in (about, about.conj()):
+            products = torch.stack([seen[:, of] @ clean[:, of].conj().T for of in by_order], -1)
+            by_angle = torch.fft.irfft(products, n=2 * len(by_order), norm="forward")
+            likelihood = torch.logsumexp(by_angle, -1) - passed @ power.T
+            explained.append(likelihood.scatter_(1, rows[:, None], -torch.inf))
+        found.append(torch.cat(explained, 1).topk(k).indices)
+    return torch.cat(found)
+
+
+def _angles(rotations: Tensor, asked: Tensor) -> Tensor:
+    """Degrees (a, 2 n) between views of particles asked for and those of all, then of all mirror images.
+
+    A mirror image shows the view from the other side; whatever is of the particle itself is 999 away.
+    """
+    angle = torch.cat([view_angle_deg(rotations[rows][:, None], rotations) for rows in asked.split(_BATCH)])
+    both = torch.cat([angle, 180 - angle], 1)
+    for place in (asked, asked + len(rotations)):
+        both.scatter_(1, place[:, None], 999.0)
+    return both
+
+
+def _median(angle: Tensor, columns: Tensor) -> float:
+    """Median angle of neighbours (a, k)."""
+    return float(angle.gather(1, columns).median())
+
+
+def _errors(
+    single: nn.Module,
+    harmonics: DiscHarmonics,
+    stack: _Stack,
+    views: StackViews,
+    joint: np.ndarray,
+    device: torch.device,
+) -> dict[str, float]:
+    """Relative squared error of the stack denoised alone, jointly, and by a covariance Wiener filter."""
+    covariance = StackCovariance(harmonics.orders)
+    for filtered, passed in _filtered(harmonics, views):
+        covariance.add(filtered, passed)
+    sums = dict.fromkeys(("alone", "joint", "wiener"), 0.0)
+    parts = _filtered(harmonics, views)
+    for rows, batch in stack.batches():
+        clean, ctf = batch.clean[0], batch.ctf[0].to(device)
+        centre = torch.from_numpy(views.centre[rows])
+        estimate = harmonics.synthesise(covariance.wiener(*next(parts)))
+        with mixed_precision(device):
+            alone = single(batch.noisy[0].to(device), ctf).float().cpu()
+        images = {
+            "alone": alone,
+            "joint": torch.from_numpy(np.array(joint[rows])),
+            "wiener": moved(estimate, centre),
+        }
+        for name, found in images.items():
+            error = (found - clean).square().sum((1, 2)) / clean.square().sum((1, 2))
+            sums[name] += float(error.sum())
+    return {name: value / len(stack) for name, value in sums.items()}
+
+
+def _filtered(harmonics: DiscHarmonics, views: StackViews) -> Iterator[tuple[Tensor, Tensor]]:
+    """Coefficients of the sets' images about the centres that the network has found, and squared CTFs."""
+    for start in range(0, len(views.centre), _SET):
+        rows = slice(start, start + _SET)
+        spectra = torch.from_numpy(np.array(views.spectra[rows]))
+        about = harmonics.moved(spectra, -torch.from_numpy(views.centre[rows]))
+        yield harmonics.analyse_spectra(about), torch.from_numpy(np.array(views.passed[rows])).float()
+
+
+def neighbour_benchmark_table(figures: dict[str, Any]) -> str:
+    """Markdown table of the figures, one row a stack and the means over structures at last."""
+    settings, rows = figures["settings"], figures["rows"]
+    told = "CTFs and shifts" if settings["ctf"] else "no CTF, no shifts"
+    lines = [
+        f"# Neighbours that {Path(settings['model']).stem} finds",
+        "",
+        f"{settings['particles']:,} uniform views of each structure, {told}; median angle to the views of "
+        f"{settings['neighbours']} neighbours, then relative squared errors.",
+        "",
+        "| structure | SNR | " + " | ".join(_COLUMNS.values()) + " |",
+        "|---" * (len(_COLUMNS) + 2) + "|",
+    ]
+    lines += [_line(row["structure"], row["snr"], row) for row in rows]
+    names = dict.fromkeys(row["structure"] for row in rows)
+    if len(names) > 1:
+        for snr in dict.fromkeys(row["snr"] for row in rows):
+            same = [row for row in rows if row["snr"] == snr]
+            means = {name: float(np.mean([row[name] for row in same])) for name in _COLUMNS}
+            lines.append(_line(f"mean of {len(same)}", snr, means))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, snr: float, row: dict[str, float]) -> str:
+    def cell(index: int, value: float) -> str:
+        if index < _ANGLES:
+            return f"{value:.1f}°"
+        return f"{value:.3f}" if index < len(_COLUMNS) - 1 else f"{value:.0f}"
+
+    cells = [cell(index, row[column]) for index, column in enumerate(_COLUMNS)]
+    return f"| {name} | {snr:g} | " + " | ".join(cells) + " |"
