@@ -60,6 +60,16 @@ def test_the_ratio_is_that_of_two_gaussians(estimator: ViewEstimator) -> None:
     torch.testing.assert_close(estimator.log_ratio(known, image), mine - anyone, rtol=1e-4, atol=1e-4)
 
 
+def test_all_pairs_at_once(estimator: ViewEstimator) -> None:
+    members = torch.tensor([[1.0], [3.0], [20.0]])
+    views, images = (
+        estimator.estimate(members * INFORMATION * views_of(3, 1), members),
+        images_of(views_of(5, 2), 3),
+    )
+    one_by_one = estimator.log_ratio(Views(views.mean[None], members[None]), images[:, None])
+    torch.testing.assert_close(estimator.log_ratios(views, images), one_by_one, rtol=1e-4, atol=1e-4)
+
+
 def test_right_views_win(estimator: ViewEstimator) -> None:
     z = views_of(200, 1)
     seen = images_of(z, 2, 6 * torch.rand(200, generator=torch.Generator().manual_seed(3)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polarice.errors import ParticleFileError
 from polarice.imaging import CTF, filter_images, fourier_resample, radius_grid
-from polarice.particles import ParticleStack, measure, scan
+from polarice.particles import ParticleStack, ParticleWriter, measure, scan
 from polarice.particles.scan import contrast_scores, judge_contrast
 
 Build = Callable[..., Path]
@@ -182,3 +182,19 @@ def test_sigma_of_crowded_apoferritin(shared_data: Path) -> None:
     assert measure(first).noise_sigma.mean() == pytest.approx(float(truth), rel=0.03)
     corners = radius_grid(64) >= 32
     assert first[:, corners].std(1).mean() > 1.08 * truth
+
+
+def test_copies_are_found(tmp_path: Path) -> None:
+    """By their pixels alone, wherever they lie in the stack; next to the same is not the same."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(600, 16, 16, generator=generator)
+    images[[7, 300, 599]] = images[3].clone()
+    images[8] = images[5]
+    images[8, 2, 2] += 1e-6 * images[8, 2, 2].abs() + 1e-7
+    images[400] = images[399].roll(1, 0)
+    with ParticleWriter(tmp_path, "copies", box=16, pixel_size_A=2.0) as writer:
+        writer.append(images.numpy())
+    found = scan(ParticleStack.open(writer.star_path), 16, batch_size=100)
+    assert found.copies.tolist() == [7, 300, 599]
+    assert found.original[[3, 7, 300, 599]].tolist() == [3] * 4
+    assert found.original[8] == 8

@@ -12,9 +12,10 @@ from polarice.denoising import DenoiseSettings, denoise_stack
 from polarice.errors import ModelError, OutputError, ParticleFileError, PolariceError
 from polarice.imaging import fourier_resample, move_images, turn_matrices
 from polarice.neighbours import NOBODY, Companions, Search
-from polarice.particles import ParticleStack
+from polarice.particles import ParticleStack, ParticleWriter
 from polarice.simulation import SimulationResult
 from polarice.stacks import (
+    GUESSES,
     GivenNeighbours,
     NeighbourResult,
     NeighbourSettings,
@@ -65,7 +66,7 @@ def test_a_table_says_how_neighbours_lie_upon_particles() -> None:
         companions = Companions.nobody(2, 3)
         companions.rows[0, 1], companions.mirrored[0, 1] = 1, mirrored
         companions.angles_deg[0, 1] = angle
-        table = NeighbourTable.of_search(Search(companions, centre.numpy()), 1.0)
+        table = NeighbourTable.of_search(Search(companions, centre.numpy(), True), 1.0)
         assert (table.shifts_px[1] == 0).all()
         matrices, shifts = (torch.from_numpy(part).float() for part in table.frames(0, np.array([1])))
         laid = move_images(images[1:], matrices, shifts)
@@ -230,3 +231,54 @@ def test_a_single_image_model_and_a_full_folder(
     (tmp_path / "mine").write_text("")
     with pytest.raises(OutputError, match="not empty"):
         find_neighbours(example_stack.particles, tmp_path, settings)
+
+
+def test_copies_are_told_and_are_no_neighbours(
+    altered: Altered, settings: NeighbourSettings, tmp_path: Path
+) -> None:
+    """Their noise is the same, which an average must not take for signal."""
+
+    def repeat(images: np.ndarray) -> np.ndarray:
+        images = images.copy()
+        images[[10, 20]] = images[2]
+        return images
+
+    star = altered(tmp_path / "in", images=repeat, drop=["rlnRandomSubset"])
+    result = find_neighbours(star, tmp_path / "out", settings)
+    assert any(
+        "2 particles repeat" in notice and "row 11 those of row 3" in notice for notice in result.notices
+    )
+    same = [2, 10, 20]
+    assert not np.isin(result.table.rows[same], same).any()
+    assert (result.table.rows[same] != NOBODY).all()
+
+
+def test_a_stack_of_one_image_repeated(altered: Altered, joint_weights: Path, tmp_path: Path) -> None:
+    """Nobody has a neighbour, and every image is denoised alone."""
+    star = altered(tmp_path / "in", images=lambda images: np.repeat(images[:1], 48, 0))
+    settings = DenoiseSettings(model=str(joint_weights), device="cpu", contrast="bright", ctf=False)
+    result = denoise_stack(star, tmp_path / "out", settings)
+    assert any("47 particles repeat" in notice for notice in result.notices)
+    assert result.neighbours is not None
+    assert result.weights is not None
+    assert (result.neighbours == NOBODY).all()
+    assert (result.weights == 0).all()
+    images = ParticleStack.open(result.star).images(slice(None))
+    np.testing.assert_allclose(images, np.repeat(images[:1], 48, 0), atol=1e-4)
+
+
+def test_pure_noise_is_told(settings: NeighbourSettings, joint_weights: Path, tmp_path: Path) -> None:
+    """Neighbours are no likelier than chance, and so is the confidence."""
+    with ParticleWriter(tmp_path, "noise", box=32, pixel_size_A=3.0) as writer:
+        writer.append(np.random.default_rng(0).normal(size=(200, 32, 32)))
+    noise = replace(settings, contrast="bright")
+    found = find_neighbours(writer.star_path, tmp_path / "n", noise)
+    assert GUESSES in found.notices
+    np.testing.assert_allclose(found.table.probability, 1 / (1 + 200 / 16), rtol=1e-4)
+    denoised = denoise_stack(
+        writer.star_path, tmp_path / "d", DenoiseSettings(model=str(joint_weights), contrast="bright")
+    )
+    assert GUESSES in denoised.notices
+    confidence = ParticleStack.open(denoised.star).numeric("polariceConfidence")
+    assert confidence is not None
+    assert confidence.max() < 0.1

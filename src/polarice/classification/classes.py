@@ -27,7 +27,7 @@ __all__ = ["Classes", "assign", "first_classes", "refine_classes", "without_memb
 
 # Images among which the first classes are looked for, and views that are candidates for each class.
 _SEARCHED = 10_000
-_CANDIDATES = 200
+_CANDIDATES = 100
 _VIEWS_PER_CLASS = 10
 _EXPLAINED = 4000
 _QUERIES = 64
@@ -161,7 +161,7 @@ def assign(estimator: ViewEstimator, images: Tensor, views: Views, label: Tensor
     found = []
     for rows in torch.arange(len(images), device=images.device).split(_QUERIES):
         seen = images[rows]
-        ratio = estimator.log_ratio(Views(views.mean[None], views.members[None]), seen[:, None])
+        ratio = estimator.log_ratios(views, seen)
         if label is not None:
             member = torch.ones_like(rows, dtype=torch.bool)
             own = without_member(estimator, views, label[rows], seen, member)

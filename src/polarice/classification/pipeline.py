@@ -212,7 +212,7 @@ def classify_stack(
         averages,
         denoised_averages,
         prepared.seconds,
-        prepared.preprocessor.notices,
+        prepared.notices,
     )
     _write(result, stack, out)
     return result

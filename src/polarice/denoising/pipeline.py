@@ -16,6 +16,7 @@ from ..files import prepare_output, save_arrays, whole
 from ..models import PolarTransformer, load_model
 from ..particles import ParticleStack, ParticleWriter, denoised_columns
 from ..stacks import (
+    GUESSES,
     NEIGHBOUR_FILE,
     SCRATCH,
     GivenNeighbours,
@@ -88,7 +89,7 @@ def denoise_stack(
             )
     prepared = PreparedStack.measure(stack, settings, cast(int, network.box), device, report)
     preprocessor = prepared.preprocessor
-    notices += prepared.notices
+    notices += [*prepared.notices, *prepared.half_set_notices]
     out.mkdir(parents=True, exist_ok=True)
     marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
     writer = ParticleWriter(
@@ -118,6 +119,8 @@ def denoise_stack(
             )
         else:
             gains = runner.singly(network, writer)
+    if joint is not None and not joint.informed:
+        notices.append(GUESSES)
     if bool((gains == 1).any()):
         why = "is too uncertain" if preprocessor.ctf_known else "needs a CTF"
         notices.append(

@@ -42,6 +42,8 @@ class JointRun(NamedTuple):
     weights, angles_deg : ndarray of float32, shape (n, k)
         From the last round of attention.
     gains : ndarray of float32, shape (n,)
+    informed : bool
+        Whether the search, if there was one, found anything that tells views apart.
     """
 
     neighbours: NDArray[np.int64]
@@ -49,6 +51,7 @@ class JointRun(NamedTuple):
     weights: NDArray[np.float32]
     angles_deg: NDArray[np.float32]
     gains: NDArray[np.float32]
+    informed: bool
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,11 @@ class StackRun:
                     network, batches, total, scratch, lambda done: prepared.report("encode", done, total)
                 )
             seconds["encode"] -= seconds["read and normalise"] - before
+            informed = True
             if given is None:
                 groups = self._groups(settings.sets_from)
                 table = search_stack(prepared, encoded.views, settings.neighbours, groups)
+                informed = table.informed
                 given = GivenNeighbours(table.rows, table.probability, 0)
             neighbours = given.rows
             gains = self._joint_gains(network, neighbours)
@@ -138,7 +143,7 @@ class StackRun:
             for start in range(0, total, _BATCH):
                 rows = slice(start, min(start + _BATCH, total))
                 self.write(writer, rows, torch.from_numpy(result.images[rows]).to(prepared.device), gains)
-        return JointRun(neighbours, given.probability, result.weights, result.angles_deg, gains)
+        return JointRun(neighbours, given.probability, result.weights, result.angles_deg, gains, informed)
 
     def _groups(self, sets_from: str | None) -> NDArray[np.int64]:
         """Group of each particle: those of a half set that a column, if there is one, puts together."""

@@ -56,8 +56,12 @@ class Judgement:
         Nobody is judged by a view that it is part of.
         """
         judge = self._judge
-        views = self._views.at(judge.fold[images][:, None], rows[None])
-        return judge.estimator.log_ratio(views, judge.images[images][:, None])
+        found = judge.images.real.new_empty(len(images), len(rows))
+        for fold in (0, 1):
+            views = Views(*(part[fold, rows] for part in self._views))
+            here = judge.fold[images] == fold
+            found[here] = judge.estimator.log_ratios(views, judge.images[images[here]])
+        return found
 
     def views(self, rows: Tensor) -> Views:
         """Views (r, f) of some images, of both folds together, in the images' frames."""

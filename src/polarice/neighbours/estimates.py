@@ -76,6 +76,21 @@ class ViewEstimator:
         surprise = images.abs().square() * ((1 - left) / (1 + a)) + a * views.mean.abs().square()
         return likeliness - (surprise / spread + (spread / (1 + a)).log()) @ self.share
 
+    def log_ratios(self, views: Views, images: Tensor) -> Tensor:
+        """`log_ratio` of every image (i, f) with every view (v, f), shape (i, v)."""
+        a = self.information
+        left = self._open(views.members)
+        spread = 1 + a * left
+        known = (views.mean / spread).conj()
+        products = images.new_zeros(int(self.orders.max()) + 1, len(images), len(known))
+        for order in self.orders.unique().tolist():
+            of = torch.nonzero(self.orders == order)[:, 0]
+            torch.matmul(images[:, of], known[:, of].T, out=products[order])
+        by_angle = torch.fft.irfft(products.permute(1, 2, 0), n=self.angles, norm="forward")
+        surprise = images.abs().square() @ (self.share * (1 - left) / (1 + a) / spread).T
+        own = (a * views.mean.abs().square() / spread + (spread / (1 + a)).log()) @ self.share
+        return torch.logsumexp(by_angle, -1) - math.log(self.angles) - surprise - own
+
     def by_angle(self, views: Views, images: Tensor) -> Tensor:
         """What of the log-likelihood depends on the angle (..., m) by which a view is turned."""
         spread = 1 + self.information * self._open(views.members)

@@ -26,6 +26,8 @@ def likeliest_pairs(
     count: int,
     mirrored: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    original: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compare each image with all others at every in-plane angle.
 
@@ -42,6 +44,8 @@ def likeliest_pairs(
         Look at every image as its mirror image too.
     progress : callable
         Called with the number of images done.
+    original : Tensor of int, shape (n,), optional
+        The same for images that are copies of each other, which are not compared; their own rows by default.
 
     Returns
     -------
@@ -52,6 +56,7 @@ def likeliest_pairs(
     """
     total = len(features.own)
     device = features.own.device
+    original = torch.arange(total, device=device) if original is None else original
     offered = torch.arange(0, total, math.ceil(total / _MOST_KEYS), device=device)
     looks = (False, True) if mirrored else (False,)
     # Of unrelated views; what a mirror image's embedding would be nobody knows.
@@ -66,7 +71,7 @@ def likeliest_pairs(
                 ratio = _log_ratio(likelihood, asking, features, queries, keys)
                 if not flipped:
                     ratio += _EMBEDDING_GAIN * (embedding[queries] @ embedding[keys].T - usual)
-                ratios.append(ratio.masked_fill_(queries[:, None] == keys, -torch.inf))
+                ratios.append(ratio.masked_fill_(original[queries][:, None] == original[keys], -torch.inf))
         best = torch.cat(ratios, 1).topk(wanted)
         candidates.append(offered[best.indices % len(offered)] + total * (best.indices // len(offered)))
         evidence.append(best.values)

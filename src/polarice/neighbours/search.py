@@ -18,6 +18,7 @@ from torch import Tensor
 from .averages import judge_by_averages
 from .centres import likeliest_centres
 from .covariance import ImagePrior, StackCovariance, ViewFeatures, ViewLikelihood
+from .estimates import ViewEstimator
 from .harmonics import DiscHarmonics
 from .pairs import likeliest_pairs
 from .table import NOBODY
@@ -108,10 +109,13 @@ class Search(NamedTuple):
     companions : Companions
     centre : ndarray of float32, shape (n, 2)
         Where the particles lie, (x, y) in pixels from the centre of the box.
+    informed : bool
+        Whether anything that tells views apart stood out of the noise, in all half sets.
     """
 
     companions: Companions
     centre: NDArray[np.float32]
+    informed: bool
 
 
 @torch.inference_mode()
@@ -125,6 +129,7 @@ def find_companions(
     progress: Callable[[int], None] = lambda done: None,
     *,
     mirrored: bool = False,
+    original: NDArray[np.int64] | None = None,
 ) -> Search:
     """Learn from a stack what its images look like, and compare them by it.
 
@@ -144,11 +149,13 @@ def find_companions(
         Called with the number of images done.
     mirrored : bool
         Look at every image as its mirror image too.
+    original : ndarray of int, shape (n,), optional
+        The same for images that are copies of each other, which are no companions: they share their noise.
     """
     total = len(groups)
     companions = Companions.nobody(total, count)
     centres = np.empty((total, 2), np.float32)
-    done = 0
+    done, informed = 0, True
     for half in np.unique(apart):
         members = np.flatnonzero(apart == half)
         learned = learn_from_stack(harmonics, views, members, device)
@@ -161,11 +168,13 @@ def find_companions(
                 groups[members],
                 lambda here, before=done: progress(before + here),  # type: ignore[misc]
                 mirrored=mirrored,
+                original=None if original is None else original[members],
             )
         centres[members] = learned.centre.cpu().numpy()
         _put(companions, members, found)
+        informed &= ViewEstimator(learned.likelihood).informed
         done += len(members)
-    return Search(companions, centres)
+    return Search(companions, centres, informed)
 
 
 class LearnedStack(NamedTuple):
@@ -239,6 +248,7 @@ def likeliest_companions(
     progress: Callable[[int], None] = lambda done: None,
     *,
     mirrored: bool = False,
+    original: NDArray[np.int64] | None = None,
 ) -> Companions:
     """Compare each image with all of its group at every in-plane angle, and the best by averages once more.
 
@@ -257,6 +267,8 @@ def likeliest_companions(
         Called with the number of images done.
     mirrored : bool
         Look at every image as its mirror image too.
+    original : ndarray of int, shape (n,), optional
+        The same for images that are copies of each other, which are no companions: they share their noise.
     """
     companions = Companions.nobody(len(features.own), count)
     done = 0
@@ -272,7 +284,13 @@ def likeliest_companions(
             progress(before + (size + looked) // 2)
 
         candidates, evidence = likeliest_pairs(
-            likelihood, here, embedding[place], max(count, _CANDIDATES), mirrored, report
+            likelihood,
+            here,
+            embedding[place],
+            max(count, _CANDIDATES),
+            mirrored,
+            report,
+            original=None if original is None else torch.from_numpy(original[members]).to(place),
         )
         judgement = judge_by_averages(likelihood, here, candidates, evidence, report_again)
         best = judgement.evidence.topk(min(count, candidates.shape[1]))

@@ -74,12 +74,21 @@ class StackScan:
         Whether protein is brighter or darker than the background; None if that is not significant.
     contrast_z : float
         Significance in standard deviations, positive for bright.
+    original : Tensor of int, shape (n,)
+        First row with the very same pixels; a particle's own row unless it is a copy.
     """
 
     model_box: int
     statistics: ImageStatistics
     contrast: Contrast | None
     contrast_z: float
+    original: Tensor
+
+    @property
+    def copies(self) -> Tensor:
+        """Rows that repeat an earlier one."""
+        rows = torch.arange(len(self.original))
+        return rows[self.original != rows]
 
 
 def scan(
@@ -115,6 +124,7 @@ def scan(
     model_pixel_A = stack.pixel_size_A * stack.box / model_box if flip else 0.0
     parts: list[ImageStatistics] = []
     scores: list[Tensor] = []
+    prints: list[Tensor] = []
     unusable: list[int] = []
     for start in range(0, len(stack), batch_size):
         rows = slice(start, min(start + batch_size, len(stack)))
@@ -123,6 +133,7 @@ def scan(
         bad = ~torch.isfinite(low) | ~torch.isfinite(high) | (low == high)
         if bad.any():
             unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
+        prints.append(_fingerprints(images))
         cropped = fourier_resample(images, model_box)
         parts.append(measure(cropped, source_box=stack.box))
         ctf = stack.ctf(rows) if flip else None
@@ -135,7 +146,24 @@ def scan(
         torch.cat([part.background for part in parts]), torch.cat([part.noise_sigma for part in parts])
     )
     contrast, z = judge_contrast(torch.cat(scores))
-    return StackScan(model_box, statistics, contrast, z)
+    return StackScan(model_box, statistics, contrast, z, _first_of_each(torch.cat(prints)))
+
+
+def _fingerprints(images: Tensor) -> Tensor:
+    """Numbers (b,) that are the same where all pixels are, and else next to never."""
+    pixels = images.flatten(1).contiguous().view(torch.int32).long()
+    generator = torch.Generator().manual_seed(0)
+    # Integers wrap around, so that their sum does not depend on its order.
+    factors = torch.randint(-(2**62), 2**62, pixels.shape[1:], generator=generator)
+    return (pixels * factors).sum(1)
+
+
+def _first_of_each(prints: Tensor) -> Tensor:
+    """The first row (n,) with each row's number."""
+    _, which = prints.unique(return_inverse=True)
+    rows = torch.arange(len(prints))
+    first = torch.full_like(rows, len(rows)).scatter_reduce_(0, which, rows, "amin")
+    return first[which]
 
 
 def _unusable(stack: ParticleStack, rows: list[int]) -> ParticleFileError:

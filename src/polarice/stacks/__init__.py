@@ -1,6 +1,6 @@
 """A user's stack as a network sees it, and which of its particles show one view."""
 
-from .find import NeighbourResult, find_neighbours, search_stack
+from .find import GUESSES, NeighbourResult, find_neighbours, search_stack
 from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
@@ -8,6 +8,7 @@ from .settings import NeighbourSettings, StackSettings
 from .views import SCRATCH, ViewRecorder, load_joint_model, look_at, require_room_for_views
 
 __all__ = [
+    "GUESSES",
     "NEIGHBOUR_FILE",
     "SCRATCH",
     "GivenNeighbours",

@@ -24,7 +24,9 @@ from .prepared import PreparedStack, Progress, timed
 from .settings import NeighbourSettings
 from .views import SCRATCH, load_joint_model, look_at, require_room_for_views
 
-__all__ = ["NeighbourResult", "find_neighbours", "search_stack"]
+__all__ = ["GUESSES", "NeighbourResult", "find_neighbours", "search_stack"]
+
+GUESSES = "Nothing that tells views apart stands out of the noise of these images: neighbours are guesses."
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def find_neighbours(
         prepared.found,
         table,
         prepared.seconds,
-        prepared.notices,
+        (*prepared.notices, *prepared.half_set_notices, *(() if table.informed else (GUESSES,))),
         files,
     )
     files[str(configuration)] = "resolved configuration and figures"
@@ -191,5 +193,6 @@ def search_stack(
             prepared.device,
             lambda done: prepared.report("find neighbours", done, total),
             mirrored=mirrored,
+            original=prepared.found.original.numpy(),
         )
     return NeighbourTable.of_search(found, prepared.stack.box / box)

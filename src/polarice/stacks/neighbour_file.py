@@ -44,6 +44,8 @@ class NeighbourTable:
         Neighbours that see the view from the other side.
     centre_px : ndarray of float32, shape (n, 2)
         Where each particle lies from the centre of its box, (x, y) in pixels of the stack.
+    informed : bool
+        Whether anything that tells views apart stood out of the noise; if not, neighbours are guesses.
     """
 
     rows: NDArray[np.int64]
@@ -52,6 +54,7 @@ class NeighbourTable:
     shifts_px: NDArray[np.float32]
     mirrored: NDArray[np.bool_]
     centre_px: NDArray[np.float32]
+    informed: bool = True
 
     @classmethod
     def of_search(cls, found: Search, pixels: float) -> NeighbourTable:
@@ -70,6 +73,7 @@ class NeighbourTable:
             shifts.astype(np.float32),
             companions.mirrored,
             centre,
+            found.informed,
         )
 
     def frames(self, row: int, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

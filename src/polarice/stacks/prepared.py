@@ -89,10 +89,12 @@ class PreparedStack:
         """What the user should know about how the stack was read."""
         stack, box = self.stack, self.preprocessor.model_box
         notices = [*self.preprocessor.notices]
-        if stack.half_sets is None:
+        copies = self.found.copies
+        if len(copies):
+            row = int(copies[0])
             notices.append(
-                "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, "
-                "so half maps made of these images would not be independent."
+                f"{len(copies):,} particles repeat the pixels of an earlier row (row {row + 1} those of row "
+                f"{int(self.found.original[row]) + 1}): copies are not counted as neighbours of each other."
             )
         if stack.box != box:
             notices.append(
@@ -100,6 +102,16 @@ class PreparedStack:
                 f"({stack.pixel_size_A * stack.box / box:.2f} Å/px) and back."
             )
         return tuple(notices)
+
+    @property
+    def half_set_notices(self) -> tuple[str, ...]:
+        """What the user should know of neighbours and half sets."""
+        if self.stack.half_sets is not None:
+            return ()
+        return (
+            "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, "
+            "so half maps made of these images would not be independent.",
+        )
 
     def normalised(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """Rows, images and CTFs as the network wants them, in the stack's order."""
