@@ -67,7 +67,12 @@ def test_all_pairs_at_once(estimator: ViewEstimator) -> None:
         images_of(views_of(5, 2), 3),
     )
     one_by_one = estimator.log_ratio(Views(views.mean[None], members[None]), images[:, None])
-    torch.testing.assert_close(estimator.log_ratios(views, images), one_by_one, rtol=1e-4, atol=1e-4)
+    explaining, explained = estimator.explaining(views), estimator.explained(images)
+    together = estimator.log_ratios(explaining.at(None), explained.at(None))[0]
+    torch.testing.assert_close(together, one_by_one, rtol=1e-4, atol=1e-4)
+    # With fewer images than views, the other side is turned.
+    few = estimator.log_ratios(explaining.at(None), explained.at(torch.tensor([[4, 0]])))[0]
+    torch.testing.assert_close(few, one_by_one[[4, 0]], rtol=1e-4, atol=1e-4)
 
 
 def test_right_views_win(estimator: ViewEstimator) -> None:

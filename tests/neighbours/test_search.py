@@ -209,8 +209,9 @@ def test_a_view_known_from_one_image_judges_as_the_pair_does() -> None:
     """Two ways to the same ratio of Gaussian likelihoods, also for mirror images."""
     likelihood, features = learned(stack(80, strength=0.7)[0])
     candidates, evidence = likeliest_pairs(likelihood, features, torch.zeros(80, 1), 20, mirrored=True)
-    judge = _Judge(likelihood, features)
-    judged = judge.evidence(judge.alone(), torch.arange(80), candidates)
+    judge = _Judge(likelihood, features, mirrored=True)
+    judge.look(judge.alone())
+    judged = judge.evidence(torch.arange(80), candidates)
     torch.testing.assert_close(judged, evidence, rtol=1e-3, atol=1e-2)
 
 

@@ -159,9 +159,10 @@ def assign(estimator: ViewEstimator, images: Tensor, views: Views, label: Tensor
         The class that each image is a member of: it is left out of that view when it is judged by it.
     """
     found = []
+    explaining = estimator.explaining(views).at(None)
     for rows in torch.arange(len(images), device=images.device).split(_QUERIES):
         seen = images[rows]
-        ratio = estimator.log_ratios(views, seen)
+        ratio = estimator.log_ratios(explaining, estimator.explained(seen).at(None))[0]
         if label is not None:
             member = torch.ones_like(rows, dtype=torch.bool)
             own = without_member(estimator, views, label[rows], seen, member)

@@ -22,7 +22,7 @@ from .estimates import ViewEstimator, Views
 
 __all__ = ["Judgement", "judge_by_averages"]
 
-_QUERIES = 64
+_QUERIES = 32
 # Companions that a view is estimated from, and how many of a stack share one for all that we know before.
 _MEMBERS, _ALIKE = 32, 16
 _PASSES = 3
@@ -58,9 +58,10 @@ class Judgement:
         judge = self._judge
         found = judge.images.real.new_empty(len(images), len(rows))
         for fold in (0, 1):
-            views = Views(*(part[fold, rows] for part in self._views))
+            views = judge.estimator.explaining(Views(*(part[fold, rows] for part in self._views)))
             here = judge.fold[images] == fold
-            found[here] = judge.estimator.log_ratios(views, judge.images[images[here]])
+            told = judge.estimator.explained(judge.images[images[here]])
+            found[here] = judge.estimator.log_ratios(views.at(None), told.at(None))[0]
         return found
 
     def views(self, rows: Tensor) -> Views:
@@ -109,7 +110,8 @@ def judge_by_averages(
         Where the stack is noise, of the evidence that was given.
     """
     total = len(candidates)
-    judge = _Judge(likelihood, features)
+    mirrored = bool((candidates >= total).any())
+    judge = _Judge(likelihood, features, mirrored)
     views = judge.alone()
     if not judge.estimator.informed or not candidates.shape[1]:
         progress(total)
@@ -125,9 +127,10 @@ def judge_by_averages(
             weights = _probability(best.values, total)
             better.mean[:, rows], better.members[:, rows] = judge.average(views, rows, chosen, weights)
         views = better
+        judge.look(views)
         second = torch.empty_like(evidence)
         for rows in _blocks(total, candidates.device):
-            second[rows] = judge.evidence(views, rows, candidates[rows])
+            second[rows] = judge.evidence(rows, candidates[rows])
             done += len(rows)
             progress(done // _PASSES)
         judged = torch.where(evidence.isinf(), evidence, second)
@@ -152,10 +155,13 @@ def _blocks(total: int, device: torch.device) -> Iterator[Tensor]:
 class _Judge:
     """Judges companions by estimates of views: two of each, for either fold of images left out."""
 
-    def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures) -> None:
+    def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures, mirrored: bool = False) -> None:
         self.estimator = ViewEstimator(likelihood)
         self.images = self.estimator.images(features)
         self.fold = torch.arange(len(self.images), device=self.images.device) % 2
+        self.mirrored = mirrored
+        if self.estimator.informed:
+            self.told = self.estimator.explained(self._and_mirrored(self.images))
 
     def alone(self) -> Views:
         """Views (2, n, f) as each image alone tells them, in either fold."""
@@ -171,10 +177,25 @@ class _Judge:
         sums = self.images[rows] + (left[..., None].to(aligned) * aligned).sum(2)
         return self.estimator.estimate(sums, 1 + left.sum(2, keepdim=True))
 
-    def evidence(self, views: Views, rows: Tensor, candidates: Tensor) -> Tensor:
+    def look(self, views: Views) -> None:
+        """Make views (2, n, f) ready to judge by."""
+        mean = self._and_mirrored(views.mean.transpose(0, 1))
+        members = views.members.transpose(0, 1)
+        members = torch.cat([members, members]) if self.mirrored else members
+        self.known = self.estimator.explaining(Views(mean, members))
+
+    def _and_mirrored(self, values: Tensor) -> Tensor:
+        """With those of the mirror images behind, if they are looked at."""
+        return torch.cat([values, values.conj()]) if self.mirrored else values
+
+    def evidence(self, rows: Tensor, candidates: Tensor) -> Tensor:
         """Log-likelihood ratios (q, c): candidates by images' views, and the other way, in equal parts."""
-        here, there = self._both_ways(views, rows, candidates)
-        return (self.estimator.log_ratio(*here) + self.estimator.log_ratio(*there)) / 2
+        fold = self.fold[candidates % len(self.images)]
+        of_either = self.estimator.log_ratios(self.known.at(rows), self.told.at(candidates))
+        here = of_either.gather(2, fold[..., None])[..., 0]
+        views = self.known.at(candidates, self.fold[rows][:, None])
+        there = self.estimator.log_ratios(views, self.told.at(rows[:, None]))[:, 0]
+        return (here + there) / 2
 
     def angles_deg(self, views: Views, rows: Tensor, companions: Tensor) -> Tensor:
         """Angles (q, k) at which companions lie upon images best, both ways taken together."""

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from .covariance import ViewFeatures, ViewLikelihood
+from .turning import log_mean_exp, turns
 
 __all__ = ["likeliest_pairs"]
 
-_QUERIES, _KEYS = 64, 2048
+# What lies between fits a processor's cache; a GPU wants more to do at once.
+_QUERIES, _KEYS, _KEYS_ON_GPU = 64, 256, 8192
 # So many particles, spread evenly, are compared with all: more views than noise can tell apart.
 _MOST_KEYS = 20_000
 # Evidence that a cosine above the usual counts for: best from 5 to 20 at SNR 0.03 and 0.1.
@@ -62,13 +64,14 @@ def likeliest_pairs(
     # Of unrelated views; what a mirror image's embedding would be nobody knows.
     usual = embedding[offered].mean(0).square().sum()
     wanted = min(count, len(looks) * (len(offered) - 1))
+    at_once = _KEYS if device.type == "cpu" else _KEYS_ON_GPU
     candidates, evidence = [], []
+    products = _Products(likelihood, features)
     for queries in torch.arange(total, device=device).split(_QUERIES):
         ratios = []
         for flipped in looks:
-            asking = features.vectors[queries].conj() if flipped else features.vectors[queries]
-            for keys in offered.split(_KEYS):
-                ratio = _log_ratio(likelihood, asking, features, queries, keys)
+            for keys in offered.split(at_once):
+                ratio = products.log_ratio(queries, keys, flipped)
                 if not flipped:
                     ratio += _EMBEDDING_GAIN * (embedding[queries] @ embedding[keys].T - usual)
                 ratios.append(ratio.masked_fill_(original[queries][:, None] == original[keys], -torch.inf))
@@ -79,23 +82,35 @@ def likeliest_pairs(
     return torch.cat(candidates), torch.cat(evidence)
 
 
-def _log_ratio(
-    likelihood: ViewLikelihood, asking: Tensor, features: ViewFeatures, queries: Tensor, keys: Tensor
-) -> Tensor:
-    """Evidence (q, k) of pairs, mean of the likelihood ratio over the in-plane angles.
+class _Products:
+    """Evidence of pairs, mean of the likelihood ratio over the in-plane angles."""
 
-    The vectors (q, f) of the queries may be those of their mirror images.
-    """
-    orders = likelihood.orders
-    own = features.own[queries][:, None] + features.own[keys]
-    if not len(orders):
-        return -own
-    angles = likelihood.angles
-    products = features.vectors.new_zeros(int(orders.max()) + 1, len(queries), len(keys))
-    for order in orders.unique().tolist():
-        columns = torch.nonzero(orders == order)[:, 0]
-        first, second = asking[:, columns], features.vectors[keys][:, columns]
-        torch.matmul(first, second.conj().T, out=products[order])
-    # Sums over the orders, not means: the inverse transform divides by the number of angles.
-    correlation = torch.fft.irfft(products.permute(1, 2, 0), n=angles, norm="forward")
-    return torch.logsumexp(correlation, -1) - math.log(angles) + likelihood.constant - own
+    def __init__(self, likelihood: ViewLikelihood, features: ViewFeatures) -> None:
+        self.own, self.constant = features.own, likelihood.constant
+        present = likelihood.orders.unique()
+        self.turns = turns(present, likelihood.angles if len(present) else 1).to(features.own)
+        # Real products of these, and of either with the other turned by a quarter, are complex products.
+        self.parts, self.aside = [], []
+        for order in present:
+            part = features.vectors[:, likelihood.orders == order]
+            self.parts.append(torch.cat([part.real, part.imag], 1))
+            self.aside.append(torch.cat([part.imag, -part.real], 1))
+
+    def log_ratio(self, queries: Tensor, keys: Tensor, flipped: bool) -> Tensor:
+        """Of pairs (q, k), the queries as their mirror images if flipped."""
+        own = self.own[queries][:, None] + self.own[keys]
+        if not self.parts:
+            return -own
+        products = self.own.new_empty(2 * len(self.parts), len(queries), len(keys))
+        real, imaginary = products.chunk(2)
+        for order, (part, aside) in enumerate(zip(self.parts, self.aside, strict=True)):
+            asking, asking_aside = part[queries], aside[queries]
+            if flipped:
+                # Conjugate: the second half changes its sign, and the product with −i that of the first.
+                sign = torch.ones_like(asking[0])
+                sign[len(sign) // 2 :] = -1
+                asking, asking_aside = asking * sign, asking_aside * -sign
+            torch.mm(asking, part[keys].T, out=real[order])
+            torch.mm(asking_aside, part[keys].T, out=imaginary[order])
+        likeliness = log_mean_exp(self.turns @ products.view(len(products), -1)).view(own.shape)
+        return likeliness + self.constant - own
