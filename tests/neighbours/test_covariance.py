@@ -89,6 +89,67 @@ def test_ctfs_are_undone() -> None:
     torch.testing.assert_close(likelihood.mean, MEAN, rtol=0, atol=0.05)
 
 
+def test_features_are_those_under_an_average_ctf() -> None:
+    """Nothing changes for an average CTF; for any other the most probable view stays what it is."""
+    generator = torch.Generator().manual_seed(5)
+    n = 20_000
+    ctf = 0.2 + 0.8 * torch.rand(n, len(ORDERS), generator=generator)
+    filtered, passed = ctf * (ctf * signals(n, generator) + draw(n, generator)), ctf.square()
+    covariance = StackCovariance(ORDERS)
+    covariance.add(filtered, passed)
+    likelihood = covariance.likelihood()
+    average = passed.mean(0).expand(50, -1)
+    plain = (filtered[:50] - average * likelihood.mean) @ likelihood.columns.to(filtered)
+    torch.testing.assert_close(
+        likelihood.features(filtered[:50], average).vectors, plain, rtol=1e-4, atol=1e-4
+    )
+    features = likelihood.features(filtered[:50], passed[:50])
+    assert not torch.allclose(features.vectors, plain, rtol=0.01, atol=0.01)
+    # Of features b the most probable view has coordinates √(1 + 2 λ) b / (1 + λ).
+    scale = (1 + 2 * likelihood.information).sqrt()
+    coordinates = features.vectors * scale / (1 + likelihood.information)
+    view = likelihood.mean + coordinates @ (likelihood.columns * scale).T.to(filtered)
+    torch.testing.assert_close(view, covariance.wiener(filtered[:50], passed[:50]), rtol=1e-3, atol=1e-3)
+
+
+def test_prior_probability_of_an_image() -> None:
+    """Against Gaussian densities of the true covariance under each CTF, but for a constant of the CTF."""
+    generator = torch.Generator().manual_seed(6)
+    n = 60_000
+    ctf = 0.2 + 0.8 * torch.rand(n, len(ORDERS), generator=generator)
+    seen = ctf * signals(n, generator) + draw(n, generator)
+    covariance = StackCovariance(ORDERS)
+    covariance.add(ctf * seen, ctf.square())
+    prior = covariance.prior()
+    # Two images of each CTF, so that what depends on the CTF alone falls out.
+    let, shown = (
+        ctf[:100],
+        torch.stack([seen[:100], ctf[:100] * signals(100, generator) + draw(100, generator)]),
+    )
+    passed = let.square()
+    known, left = (passed * prior.mean) @ prior.columns, prior.left_open(passed)
+    found = torch.stack([prior.evidence(let * x @ prior.columns.to(x), known, left) for x in shown])
+    root = square_roots().double()
+    expected = np.zeros((2, 100))
+    for k in range(100):
+        signal = (let[k, :, None].double() * root) @ (let[k, :, None].double() * root).T
+        for order in range(4):
+            rows = torch.nonzero(order == ORDERS)[:, 0]
+            single = signal[rows[:, None], rows].numpy() + np.eye(len(rows))
+            values = (shown[:, k, rows] - let[k, rows] * MEAN[rows]).to(torch.complex128).numpy()
+            noise = shown[:, k, rows].to(torch.complex128).numpy()
+            for part, of_noise in zip((values.real, values.imag), (noise.real, noise.imag), strict=True):
+                if order == 0 and part is values.imag:
+                    continue
+                half = 1.0 if order == 0 else 0.5
+                zero = np.zeros(len(rows))
+                expected[:, k] += multivariate_normal(zero, half * single).logpdf(part)
+                expected[:, k] -= multivariate_normal(zero, half * np.eye(len(rows))).logpdf(of_noise)
+    difference = found.numpy()[1] - found.numpy()[0]
+    assert np.abs(difference - (expected[1] - expected[0])).max() < 0.3
+    assert np.corrcoef(difference, expected[1] - expected[0])[0, 1] > 0.999
+
+
 def test_noise_has_no_features() -> None:
     generator = torch.Generator().manual_seed(2)
     noise = draw(500, generator)

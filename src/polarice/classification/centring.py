@@ -12,7 +12,7 @@ from ..neighbours import DiscHarmonics, LearnedStack, ViewEstimator, Views
 __all__ = ["centre_on_classes"]
 
 # Shifts in pixels along each axis that are weighed against each other, and what is known before.
-_OFFSETS = torch.arange(-3.0, 4.0)
+_OFFSETS = torch.arange(-2.0, 3.0)
 _SPREAD_PX = 1.4
 
 Parts = Callable[[], Iterator[tuple[slice, Tensor, Tensor]]]
@@ -45,24 +45,21 @@ def centre_on_classes(
     offsets = torch.cartesian_prod(_OFFSETS, _OFFSETS).to(centre)
     before = -offsets.square().sum(-1) / (2 * _SPREAD_PX**2)
 
-    def images_of(spectra: Tensor, passed: Tensor) -> Tensor:
-        mixed = harmonics.analyse_spectra(spectra, columns)
-        return estimator.images(likelihood.features_of_mixed(mixed, passed))
-
     better, images = torch.empty_like(centre), torch.empty_like(views.mean)
     for rows, spectra, passed in parts():
         view = Views(views.mean[rows], views.members[rows])
+        evening, left = likelihood.evening(passed), prior.left_open(passed)
         known = (passed * prior.mean) @ prior.columns
-
-        def evidence(
-            moved: Tensor, view: Views = view, passed: Tensor = passed, known: Tensor = known
-        ) -> Tensor:
-            # As likely of any view as it is, and of this one so much more.
-            of_any = prior.evidence(harmonics.analyse_spectra(moved, prior_columns), known)
-            return of_any + estimator.log_ratio(view, images_of(moved, passed))
-
         about = harmonics.moved(spectra, -centre[rows])
-        weighed = torch.stack([evidence(harmonics.moved(about, -offset)) for offset in offsets], 1)
-        better[rows] = centre[rows] + (weighed + before).softmax(1) @ offsets
-        images[rows] = images_of(harmonics.moved(spectra, -better[rows]), passed)
+        weighed = []
+        for offset in offsets:
+            moved = harmonics.moved(about, -offset)
+            # As likely of any view as it is, and of this one so much more.
+            of_any = prior.evidence(harmonics.analyse_spectra(moved, prior_columns), known, left)
+            mixed = harmonics.analyse_spectra(moved, columns)
+            seen = estimator.images(likelihood.features_of_mixed(mixed, passed, evening))
+            weighed.append(of_any + estimator.log_ratio(view, seen))
+        better[rows] = centre[rows] + (torch.stack(weighed, 1) + before).softmax(1) @ offsets
+        mixed = harmonics.analyse_spectra(harmonics.moved(spectra, -better[rows]), columns)
+        images[rows] = estimator.images(likelihood.features_of_mixed(mixed, passed, evening))
     return better, images

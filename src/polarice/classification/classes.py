@@ -27,13 +27,13 @@ __all__ = ["Classes", "assign", "first_classes", "refine_classes", "without_memb
 
 # Images among which the first classes are looked for, and views that are candidates for each class.
 _SEARCHED = 10_000
-_CANDIDATES = 100
+_CANDIDATES = 64
 _VIEWS_PER_CLASS = 10
 _EXPLAINED = 4000
 _QUERIES = 64
-_ROUNDS = 25
+_ROUNDS = 15
 # A round that moves fewer images ends the refinement.
-_SETTLED = 0.002
+_SETTLED = 0.005
 
 
 class Classes(NamedTuple):

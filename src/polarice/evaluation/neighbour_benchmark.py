@@ -368,7 +368,7 @@ def _filtered(harmonics: DiscHarmonics, views: StackViews) -> Iterator[tuple[Ten
 
 
 def neighbour_benchmark_table(figures: dict[str, Any]) -> str:
-    """Markdown table of the figures, one row a stack and the means over structures at last."""
+    """Markdown table of the figures, one row a stack and the medians over structures at last."""
     settings, rows = figures["settings"], figures["rows"]
     told = "CTFs and shifts" if settings["ctf"] else "no CTF, no shifts"
     lines = [
@@ -385,8 +385,9 @@ def neighbour_benchmark_table(figures: dict[str, Any]) -> str:
     if len(names) > 1:
         for snr in dict.fromkeys(row["snr"] for row in rows):
             same = [row for row in rows if row["snr"] == snr]
-            means = {name: float(np.mean([row[name] for row in same])) for name in _COLUMNS}
-            lines.append(_line(f"mean of {len(same)}", snr, means))
+            # Of symmetric molecules views are alike that lie far apart: a mean would be of those.
+            middle = {name: float(np.median([row[name] for row in same])) for name in _COLUMNS}
+            lines.append(_line(f"median of {len(same)}", snr, middle))
     return "\n".join(lines) + "\n"
 
 

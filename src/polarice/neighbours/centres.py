@@ -53,10 +53,12 @@ def likeliest_centres(harmonics: DiscHarmonics, parts: Parts, centre: Tensor) ->
         better = torch.empty_like(centre)
         for rows, spectra, passed in parts():
             about = harmonics.moved(spectra, -centre[rows])
-            known = (passed * prior.mean) @ prior.columns
+            known, left = (passed * prior.mean) @ prior.columns, prior.left_open(passed)
             evidence = torch.stack(
                 [
-                    prior.evidence(harmonics.analyse_spectra(harmonics.moved(about, -offset), columns), known)
+                    prior.evidence(
+                        harmonics.analyse_spectra(harmonics.moved(about, -offset), columns), known, left
+                    )
                     for offset in offsets
                 ],
                 1,

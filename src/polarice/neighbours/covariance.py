@@ -25,6 +25,42 @@ _MARGIN = 1.1
 _FEWEST_ANGLES = 64
 
 
+# Of each order: its features, and a matrix (n, f, f) of them for each image.
+_Blocks = list[tuple[slice, Tensor]]
+
+
+def _left_open(columns: Tensor, orders: Tensor, passed: Tensor) -> _Blocks:
+    """What images leave open of each order's features: ``(1 + C^½ c² C^½)⁻¹``, shape (n, f, f).
+
+    Parameters
+    ----------
+    columns : Tensor, shape (h, f)
+        C^½, of features of ascending order.
+    orders : Tensor of int, shape (f,)
+    passed : Tensor, shape (n, h)
+        Squared CTFs.
+    """
+    found = []
+    for order in orders.unique().tolist():
+        places = torch.nonzero(orders == order)[:, 0]
+        of = slice(int(places[0]), int(places[-1]) + 1)
+        rows = torch.nonzero(columns[:, of].abs().sum(1))[:, 0]
+        root = columns[rows, of]
+        squares = (root[:, :, None] * root[:, None]).flatten(1)
+        information = (passed[:, rows] @ squares).unflatten(1, (root.shape[1], -1))
+        one = torch.eye(root.shape[1], device=root.device)
+        found.append((of, torch.linalg.inv(one + information)))
+    return found
+
+
+def _multiply(blocks: _Blocks, vectors: Tensor) -> Tensor:
+    """Blocks (n, f, f) of each order times vectors (n, f)."""
+    if not blocks:
+        return vectors
+    parts = torch.view_as_real(vectors)
+    return torch.view_as_complex(torch.cat([block @ parts[:, of] for of, block in blocks], 1).contiguous())
+
+
 class ViewFeatures(NamedTuple):
     """What images are compared by.
 
@@ -56,7 +92,7 @@ class ViewLikelihood:
         Mean of the coefficients before the CTF.
     constant : float
     columns : Tensor, shape (h, f)
-        What takes coefficients to the features.
+        What takes coefficients to the features, before they are evened out.
     """
 
     orders: Tensor
@@ -93,13 +129,25 @@ class ViewLikelihood:
         passed : Tensor, shape (n, h)
             Squared CTFs on the harmonics' rings.
         """
-        return self.features_of_mixed(filtered @ self.columns.to(filtered.dtype), passed)
+        mixed = filtered @ self.columns.to(filtered.dtype)
+        return self.features_of_mixed(mixed, passed, self.evening(passed))
 
-    def features_of_mixed(self, mixed: Tensor, passed: Tensor) -> ViewFeatures:
-        """The same of coefficients times `columns`, shape (n, f)."""
-        vectors = mixed - (passed * self.mean) @ self.columns
+    def features_of_mixed(self, mixed: Tensor, passed: Tensor, evening: _Blocks) -> ViewFeatures:
+        """The same of coefficients times `columns`, shape (n, f), and what `evening` says of the CTFs."""
+        vectors = _multiply(evening, mixed - (passed * self.mean) @ self.columns)
         own = self.share * self.information / (1 + self.information)
         return ViewFeatures(vectors, vectors.abs().square() @ own)
+
+    def evening(self, passed: Tensor) -> _Blocks:
+        """What makes features of images with squared CTFs (n, h) those of images under an average CTF.
+
+        Of an image that tells A of a view, where an average one would tell Λ, the features are
+        ``(1 + Λ) (1 + A)⁻¹`` times as many: the most probable view is the same.
+        """
+        scale = (1 + 2 * self.information).sqrt()
+        left = _left_open(self.columns * scale, self.orders, passed)
+        towards = (1 + self.information) / scale
+        return [(of, towards[of, None] * open_ * scale[of]) for of, open_ in left]
 
 
 @dataclass(frozen=True)
@@ -111,20 +159,20 @@ class ImagePrior:
     mean : Tensor, shape (h,)
         Mean of the coefficients before the CTF.
     columns : Tensor, shape (h, f + 1)
-        What takes coefficients to the features whose squares count; last the mean, which counts as it is.
-    share : Tensor, shape (f,)
-        How much each square counts.
+        What takes coefficients to C^½ times them; last the mean, which counts as it is.
+    orders : Tensor of int, shape (f,)
+        m of each feature, ascending.
     """
 
     mean: Tensor
     columns: Tensor
-    share: Tensor
+    orders: Tensor
 
     def to(self, device: torch.device) -> ImagePrior:
         """The same on a device."""
-        return ImagePrior(*(part.to(device) for part in (self.mean, self.columns, self.share)))
+        return ImagePrior(*(part.to(device) for part in (self.mean, self.columns, self.orders)))
 
-    def evidence(self, mixed: Tensor, known: Tensor) -> Tensor:
+    def evidence(self, mixed: Tensor, known: Tensor, left: _Blocks) -> Tensor:
         """Logarithm of the probability, but for what depends on the image's noise and CTF only.
 
         Parameters
@@ -133,12 +181,20 @@ class ImagePrior:
             Coefficients of images filtered by their CTFs, times `columns`.
         known : Tensor, shape (n, f + 1)
             The same of the mean, let through by the squared CTFs.
+        left : list
+            What `left_open` returned for the squared CTFs.
 
         Returns
         -------
         Tensor, shape (n,)
         """
-        return (mixed - known)[:, :-1].abs().square() @ self.share + mixed[:, -1].real
+        vectors = (mixed - known)[:, :-1]
+        explained = (vectors.conj() * _multiply(left, vectors)).real
+        return explained @ _share(self.orders).to(explained) + mixed[:, -1].real
+
+    def left_open(self, passed: Tensor) -> _Blocks:
+        """What images with squared CTFs (n, h) leave open of the view that they show."""
+        return _left_open(self.columns[:, :-1], self.orders, passed)
 
 
 def _share(orders: Tensor) -> Tensor:
@@ -219,9 +275,9 @@ class StackCovariance:
 
     def prior(self) -> ImagePrior:
         """What the images counted so far say of any other."""
-        columns, information, orders = self._informed()
-        columns = torch.cat([columns / (1 + information).sqrt(), self.mean[:, None]], 1)
-        return ImagePrior(self.mean.float(), columns.float(), _share(orders).float())
+        columns, _, orders = self._informed()
+        columns = torch.cat([columns, self.mean[:, None]], 1)
+        return ImagePrior(self.mean.float(), columns.float(), orders)
 
     def _informed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Columns (h, f) of C^½, turned so that what an average CTF lets through of them is diagonal.
