@@ -132,6 +132,9 @@ def benchmark_neighbours(
     if getattr(single, "jointly", False):
         raise PolariceError(f"{settings.single_model} does not denoise single images")
     names = settings.names or _spread(bank, settings.structures)
+    unknown = sorted(set(names) - set(bank.names))
+    if unknown:
+        raise PolariceError(f"the bank has no structure {', '.join(unknown)}")
     if device.type == "cpu":
         keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
@@ -140,7 +143,7 @@ def benchmark_neighbours(
         for snr in settings.snr:
             report = _labelled(progress, f"{name}, SNR {snr:g}")
             with torch.inference_mode():
-                stack = _Stack(bank, name, snr, settings)
+                stack = _Stack(bank, name, network.box, snr, settings)
                 row = _measure(network, single, stack, settings, device, report)
             figures["rows"].append({"structure": name, "snr": snr, **row})
             figures["files"] = {str(out / f"neighbours.{kind}"): kind for kind in ("json", "md")}
@@ -169,9 +172,10 @@ class _Stack:
     """Uniform views of one structure, made again whenever they are asked for."""
 
     def __init__(
-        self, bank: StructureBank, name: str, snr: float, settings: NeighbourBenchmarkSettings
+        self, bank: StructureBank, name: str, box: int, snr: float, settings: NeighbourBenchmarkSettings
     ) -> None:
         config = SamplerConfig(
+            box=box,
             set_size=_SET,
             snr=(snr, snr),
             ctf=float(settings.ctf),
