@@ -55,6 +55,9 @@ def test_what_is_measured(bank: StructureBank, settings: NeighbourBenchmarkSetti
         angles = [row[name] for name in ("molecule_known", "embedding", "pairs", "averages")]
         assert row["nearest"] <= min(angles) + 1e-3
         assert row["nearest"] < 20
+        told_of = row["calibration"].values()
+        assert sum(part["share"] for part in told_of) == pytest.approx(1, abs=1e-3)
+        assert all(0 <= part["near"] <= 1 for part in told_of)
     clear, noisy = figures["rows"][:2]
     assert clear["molecule_known"] < noisy["molecule_known"] < 40
     assert clear["averages"] < 25 < noisy["averages"]

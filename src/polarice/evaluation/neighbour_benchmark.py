@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..files import prepare_output, whole
 from ..models import PolarTransformer, load_model
 from ..models.centring import moved
 from ..neighbours import (
+    Companions,
     DiscHarmonics,
     StackCovariance,
     StackViews,
@@ -54,6 +56,9 @@ _COLUMNS = {
     "images_per_s": "images/s",
 }
 _ANGLES = 6
+# Neighbours are counted as right up to so many degrees, in bins of their probability.
+_NEAR_DEG = 25.0
+_BELIEFS = (0.0, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ def _measure(
     settings: NeighbourBenchmarkSettings,
     device: torch.device,
     report: Progress,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """All figures of one stack."""
     total, k = len(stack), settings.neighbours
     one = np.zeros(total, np.int64)
@@ -238,11 +243,12 @@ def _measure(
         stages = _stages(harmonics, encoded.views, k, device)
         known = _with_the_molecule_known(harmonics, encoded.views, stack, asked, k)
         angle = _angles(stack.rotations, asked)
-        figures = {
+        figures: dict[str, Any] = {
             "nearest": _median(angle, angle.topk(k, largest=False).indices),
             "molecule_known": _median(angle, known),
             **{stage: _median(angle, rows[asked]) for stage, rows in stages.items()},
             "one_side": _median(angle, torch.from_numpy(found.companions.rows)[asked]),
+            "calibration": _calibration(angle, found.companions, asked),
         }
         with _clock(seconds, "attend"), mixed_precision(device):
             result = attend_graph(
@@ -329,6 +335,19 @@ def _angles(rotations: Tensor, asked: Tensor) -> Tensor:
 def _median(angle: Tensor, columns: Tensor) -> float:
     """Median angle of neighbours (a, k)."""
     return float(angle.gather(1, columns).median())
+
+
+def _calibration(angle: Tensor, companions: Companions, asked: Tensor) -> dict[str, dict[str, float]]:
+    """Of neighbours up to each probability: their share of all, and how many lie within `_NEAR_DEG`."""
+    near = angle.gather(1, torch.from_numpy(companions.rows)[asked]) < _NEAR_DEG
+    probability = torch.from_numpy(companions.probability)[asked]
+    found = {}
+    for low, high in pairwise(_BELIEFS):
+        here = (probability > low) & (probability <= high)
+        if here.any():
+            share, right = float(here.float().mean()), float(near[here].float().mean())
+            found[f"{low:g}-{high:g}"] = {"share": share, "near": right}
+    return found
 
 
 def _errors(
