@@ -256,3 +256,15 @@ def test_a_view_without_a_member_is_as_if_it_never_was_one(kinds: tuple[StackVie
     assert float((again.mean - whole.mean).norm() / whole.mean.norm()) < 0.05
     nobody = without_member(estimator, classes.views, classes.label, images, ~everybody)
     torch.testing.assert_close(nobody.mean, whole.mean)
+
+
+def test_nothing_old_remains(
+    clear_stack: SimulationResult, settings: ClassifySettings, tmp_path: Path
+) -> None:
+    """What another or a killed run has left goes when a new one begins."""
+    (tmp_path / ".scratch-killed").mkdir()
+    for name in ("classes_denoised.mrcs", "classes.html"):
+        (tmp_path / name).write_text("old")
+    classify_stack(clear_stack.particles, tmp_path, settings, overwrite=True)
+    names = ["classes_averages.mrcs", "classes_data.star", "classes_model.star", "classify.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

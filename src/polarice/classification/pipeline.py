@@ -27,6 +27,7 @@ from ..stacks import (
     PreparedStack,
     Progress,
     StackSettings,
+    clear_outputs,
     load_joint_model,
     look_at,
     require_fit,
@@ -42,6 +43,15 @@ from .tables import class_tables, member_tables
 __all__ = ["ClassifyResult", "ClassifySettings", "classify_stack"]
 
 _RELION_31 = 30001
+# What a run leaves; classes.html is the command line's.
+_FILES = (
+    "classes_data.star",
+    "classes_model.star",
+    "classes_averages.mrcs",
+    "classes_denoised.mrcs",
+    "classify.json",
+    "classes.html",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +195,7 @@ def classify_stack(
     if device.type == "cpu":
         keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
+    clear_outputs(out, _FILES)
     with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch:
         with mixed_precision(device, settings.mixed_precision):
             views = look_at(network, prepared, Path(scratch))
@@ -280,7 +291,6 @@ def _write(result: ClassifyResult, stack: ParticleStack, out: Path) -> None:
     """Write everything, the STAR files last."""
     for name, images in (("averages", result.averages), ("denoised", result.denoised_averages)):
         path = out / f"classes_{name}.mrcs"
-        path.unlink(missing_ok=True)
         if images is None:
             continue
         with MrcStackWriter(path, stack.box, stack.pixel_size_A) as writer:

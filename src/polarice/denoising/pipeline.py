@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +17,10 @@ from ..particles import ParticleStack, ParticleWriter, denoised_columns
 from ..stacks import (
     GUESSES,
     NEIGHBOUR_FILE,
-    SCRATCH,
     GivenNeighbours,
     PreparedStack,
     Progress,
+    clear_outputs,
     require_fit,
     stack_digest,
 )
@@ -102,7 +101,7 @@ def denoise_stack(
         optics=marks["optics"],
         overwrite=overwrite,
     )
-    _clear(out)
+    clear_outputs(out, _FILES)
     runner = StackRun(prepared)
     joint: JointRun | None = None
     if device.type == "cpu":
@@ -154,14 +153,6 @@ def denoise_stack(
     with whole(configuration) as partial:
         partial.write_text(text)
     return result
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run has left, so that no mixture of two can remain."""
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
-    for scratch in out.glob(f"{SCRATCH}*"):
-        shutil.rmtree(scratch)
 
 
 def _arrays(joint: JointRun, stack: ParticleStack) -> dict[str, NDArray[Any]]:

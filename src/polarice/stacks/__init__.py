@@ -5,7 +5,7 @@ from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, sta
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .settings import NeighbourSettings, StackSettings
-from .views import SCRATCH, ViewRecorder, load_joint_model, look_at, require_room_for_views
+from .views import SCRATCH, ViewRecorder, clear_outputs, load_joint_model, look_at, require_room_for_views
 
 __all__ = [
     "GUESSES",
@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "StackSettings",
     "ViewRecorder",
+    "clear_outputs",
     "find_neighbours",
     "load_joint_model",
     "look_at",

@@ -22,7 +22,7 @@ from .neighbour_file import NEIGHBOUR_FILE, NeighbourTable
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .settings import NeighbourSettings
-from .views import SCRATCH, load_joint_model, look_at, require_room_for_views
+from .views import SCRATCH, clear_outputs, load_joint_model, look_at, require_room_for_views
 
 __all__ = ["GUESSES", "NeighbourResult", "find_neighbours", "search_stack"]
 
@@ -128,8 +128,7 @@ def find_neighbours(
     prepared = PreparedStack.measure(stack, settings, network.box, device, report)
     out.mkdir(parents=True, exist_ok=True)
     path, configuration = out / NEIGHBOUR_FILE, out / "neighbours.json"
-    for old in (path, configuration):
-        old.unlink(missing_ok=True)
+    clear_outputs(out, (path.name, configuration.name, "neighbours.html"))
     if device.type == "cpu":
         keep_freed_memory()
     with (

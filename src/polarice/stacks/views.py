@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,25 @@ from ..particles import ParticleStack
 from .prepared import PreparedStack, timed
 from .settings import StackSettings
 
-__all__ = ["SCRATCH", "ViewRecorder", "load_joint_model", "look_at", "require_room_for_views"]
+__all__ = [
+    "SCRATCH",
+    "ViewRecorder",
+    "clear_outputs",
+    "load_joint_model",
+    "look_at",
+    "require_room_for_views",
+]
 
 # Of folders for a run's files that are gone when it ends.
 SCRATCH = ".scratch-"
+
+
+def clear_outputs(out: Path, names: Iterable[str]) -> None:
+    """Remove what an earlier run has left in a folder, so that no mixture of two can remain."""
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    for scratch in out.glob(f"{SCRATCH}*"):
+        shutil.rmtree(scratch)
 
 
 class ViewRecorder:
