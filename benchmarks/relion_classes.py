@@ -1,7 +1,7 @@
 """Classes of an experimental stack beside a 2D classification by RELION: seconds, sizes, averages.
 
-RELION must be installed (`relion_refine`, `relion_preprocess`). Its run takes a quarter of an hour for two thousand
-particles; with --relion-run the averages of one that is there are shown instead.
+RELION must be installed (`relion_refine`, `relion_preprocess`). Its run takes a quarter of an hour for two
+thousand particles; with --relion-run the averages of one that is there are shown instead.
 """
 
 from __future__ import annotations
