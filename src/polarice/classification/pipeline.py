@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import __version__
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import ParticleFileError, PolariceError
 from ..files import prepare_output, whole
@@ -32,8 +30,10 @@ from ..stacks import (
     look_at,
     require_fit,
     require_room_for_views,
+    resolved_configuration,
     timed,
     unreadable,
+    write_record,
 )
 from .averages import average_classes, average_denoised
 from .centring import centre_on_classes
@@ -124,14 +124,7 @@ class ClassifyResult:
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.settings).items()}
-        return {
-            "polarice": __version__,
-            "source": str(self.source),
-            "settings": settings,
-            "preprocessing": self.preprocessor.summary(),
-            "model": asdict(self.card),
-        }
+        return resolved_configuration(self.source, self.settings, self.preprocessor, self.card)
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run as plain values."""
@@ -307,8 +300,4 @@ def _write(result: ClassifyResult, stack: ParticleStack, out: Path) -> None:
         told = result.probability, result.evidence, result.angles_deg, result.centre_px
         tables = member_tables(stack, result.label, *told)
         write_star(partial, tables, version=stack.version if stack.tables else _RELION_31)
-    configuration = out / "classify.json"
-    result.files[str(configuration)] = "resolved configuration and figures"
-    text = json.dumps({"configuration": result.configuration(), "figures": result.summary()}, indent=1)
-    with whole(configuration) as partial:
-        partial.write_text(text)
+    write_record(out / "classify.json", result)

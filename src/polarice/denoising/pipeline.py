@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import ModelError
-from ..files import prepare_output, save_arrays, whole
+from ..files import prepare_output, save_arrays
 from ..models import PolarTransformer, load_model
 from ..particles import ParticleStack, ParticleWriter, denoised_columns
 from ..stacks import (
@@ -23,6 +22,7 @@ from ..stacks import (
     clear_outputs,
     require_fit,
     stack_digest,
+    write_record,
 )
 from .preflight import misfits, require_scratch_room
 from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
@@ -147,11 +147,7 @@ def denoise_stack(
         tuple(notices),
         files,
     )
-    configuration = out / "denoise.json"
-    files[str(configuration)] = "resolved configuration and figures"
-    text = json.dumps({"configuration": result.configuration(), "figures": result.summary()}, indent=1)
-    with whole(configuration) as partial:
-        partial.write_text(text)
+    write_record(out / "denoise.json", result)
     return result
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..models import ModelCard
 from ..particles import Preprocessor, StackScan
-from ..stacks import StackSettings
+from ..stacks import StackSettings, resolved_configuration
 
 __all__ = ["DenoiseResult", "DenoiseSettings", "confidence", "effective_neighbours"]
 
@@ -85,13 +84,7 @@ class DenoiseResult:
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
-        return {
-            "polarice": __version__,
-            "source": str(self.source),
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.settings).items()},
-            "preprocessing": self.preprocessor.summary(),
-            "model": asdict(self.card),
-        }
+        return resolved_configuration(self.source, self.settings, self.preprocessor, self.card)
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run as plain values."""

@@ -4,6 +4,7 @@ from .find import GUESSES, NeighbourResult, find_neighbours, search_stack
 from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
+from .record import resolved_configuration, write_record
 from .settings import NeighbourSettings, StackSettings
 from .views import SCRATCH, ViewRecorder, clear_outputs, load_joint_model, look_at, require_room_for_views
 
@@ -25,9 +26,11 @@ __all__ = [
     "look_at",
     "require_fit",
     "require_room_for_views",
+    "resolved_configuration",
     "search_stack",
     "stack_digest",
     "timed",
     "too_few_for",
     "unreadable",
+    "write_record",
 ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
-from ..files import prepare_output, whole
+from ..files import prepare_output
 from ..models import ModelCard
 from ..neighbours import NOBODY, DiscHarmonics, StackViews, find_companions
 from ..particles import ParticleStack, Preprocessor, StackScan
 from .neighbour_file import NEIGHBOUR_FILE, NeighbourTable
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
+from .record import resolved_configuration, write_record
 from .settings import NeighbourSettings
 from .views import SCRATCH, clear_outputs, load_joint_model, look_at, require_room_for_views
 
@@ -61,13 +60,7 @@ class NeighbourResult:
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
-        return {
-            "polarice": __version__,
-            "source": str(self.source),
-            "settings": asdict(self.settings),
-            "preprocessing": self.preprocessor.summary(),
-            "model": asdict(self.card),
-        }
+        return resolved_configuration(self.source, self.settings, self.preprocessor, self.card)
 
     def summary(self) -> dict[str, Any]:
         """Figures of the run as plain values."""
@@ -152,10 +145,7 @@ def find_neighbours(
         (*prepared.notices, *prepared.half_set_notices, *(() if table.informed else (GUESSES,))),
         files,
     )
-    files[str(configuration)] = "resolved configuration and figures"
-    text = json.dumps({"configuration": result.configuration(), "figures": result.summary()}, indent=1)
-    with whole(configuration) as partial:
-        partial.write_text(text)
+    write_record(configuration, result)
     return result
 
 
