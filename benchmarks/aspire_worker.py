@@ -35,11 +35,28 @@ def class_average(source: ArrayImageSource, neighbours: int) -> tuple[np.ndarray
     return averages, {"classify": classified - start, "average": time.perf_counter() - classified}
 
 
+def write_stack(path: str, images: np.ndarray, pixel_size_A: float) -> None:
+    """Write images (n, y, x) as MRC."""
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(images.astype(np.float32))
+        file.set_image_stack()
+        file.voxel_size = pixel_size_A
+
+
+def neighbours(source: ArrayImageSource, count: int) -> tuple[np.ndarray, dict[str, float]]:
+    """Rows (n, k) of each image's neighbours as `RIRClass2D` finds them; n is added to mirror images."""
+    start = time.perf_counter()
+    # A class begins with the image that it is of.
+    classes, reflections, _ = RIRClass2D(source, n_nbor=count + 1, seed=0).classify()
+    rows = classes[:, 1:] + source.n * reflections[:, 1:]
+    return rows, {"classify": time.perf_counter() - start}
+
+
 def main() -> None:
     """Do one job on one stack after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=["cwf", "class-average"])
-    parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …; .mrcs")
+    parser.add_argument("job", choices=["cwf", "class-average", "neighbours"])
+    parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …")
     parser.add_argument("--noise-variance", type=float, default=1.0)
     parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
     arguments = parser.parse_args()
@@ -51,12 +68,14 @@ def main() -> None:
         source = ArrayImageSource(images, pixel_size=pixel_size_A)
         if arguments.job == "cwf":
             result, stages = cwf(source, arguments.noise_variance)
+        elif arguments.job == "neighbours":
+            result, stages = neighbours(source, arguments.neighbours)
         else:
             result, stages = class_average(source, arguments.neighbours)
-        with mrcfile.new(out, overwrite=True) as file:
-            file.set_data(result.astype(np.float32))
-            file.set_image_stack()
-            file.voxel_size = pixel_size_A
+        if arguments.job == "neighbours":
+            np.save(out, result.astype(np.int64))
+        else:
+            write_stack(out, result, pixel_size_A)
         done.append({"images": len(images), "seconds": time.perf_counter() - start, "stages": stages})
     print(json.dumps({"aspire": aspire.__version__, "done": done}))
 

@@ -1,7 +1,8 @@
 """Side by side with peers on the same stacks: error against ASPIRE's covariance Wiener filter, and speed.
 
 Each structure is seen from uniform directions, without CTF and shifts; nobody tells anybody which images
-belong together. The covariance Wiener filter (CWF) is told the noise variance. Speed is from file to
+belong together. The covariance Wiener filter (CWF) is told the noise variance. Neighbours are compared with
+those of ASPIRE's rotationally invariant classification (RIRClass2D). Speed is from file to
 file: against a single-image U-Net of Topaz's size, which goes through the same reader and writer, and
 against ASPIRE's class averaging (rotationally invariant classification, K = 8, no shift search).
 
@@ -32,12 +33,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, max_pool2d
 
 from polarice.denoising import DenoiseSettings, denoise_stack
-from polarice.evaluation import evaluate
+from polarice.evaluation import evaluate, neighbour_angles_deg
 from polarice.evaluation.benchmark import Condition
 from polarice.evaluation.benchmark.statistics import bootstrap, resamples
 from polarice.models import ARCHITECTURES, ModelCard, save_model
 from polarice.particles import ParticleStack, ParticleWriter
 from polarice.simulation import SetSampler, StructureBank, simulate, uniform_views
+from polarice.stacks import NeighbourSettings, find_neighbours
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures_test.npz"
 WORKER = Path(__file__).with_name("aspire_worker.py")
@@ -154,6 +156,48 @@ def compare_errors(arguments: argparse.Namespace, bank: StructureBank) -> list[d
     return rows
 
 
+def compare_neighbours(arguments: argparse.Namespace, bank: StructureBank) -> list[dict[str, Any]]:
+    """Median angle between views of neighbours, mirror images among them, on the same stacks."""
+    kinds = "random", "nearest", "RIRClass2D", "ours"
+    count = arguments.neighbours
+    print(f"{count} neighbours of each image, mirror images among them\n")
+    print("| structure | SNR | random | nearest that exist | ASPIRE RIRClass2D | polarice |")
+    print("|---|---|---|---|---|---|")
+    rotations = uniform_views(arguments.particles, 0)
+    angle = neighbour_angles_deg(rotations, torch.arange(arguments.particles))
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for snr in arguments.snr:
+        for name in arguments.names:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                made = simulate(
+                    bank[bank.index(name)], folder / "sim", particles=arguments.particles, box=BOX, snr=snr
+                )
+                stack, theirs = made.particles.with_suffix(".mrcs"), folder / "classes.npy"
+                settings = NeighbourSettings(
+                    model=arguments.model, neighbours=count, device=arguments.device, mirrored=True
+                )
+                table = find_neighbours(stack, folder / "ours", settings).table
+                options = "--neighbours", str(count)
+                ask_aspire(
+                    arguments.aspire_python, "neighbours", [(stack, theirs)], arguments.threads, *options
+                )
+                found = {
+                    "random": torch.randint(2 * len(angle), (len(angle), count), generator=generator),
+                    "nearest": angle.topk(count, largest=False).indices,
+                    "RIRClass2D": torch.from_numpy(np.load(theirs)),
+                    "ours": torch.from_numpy(table.rows + len(angle) * table.mirrored),
+                }
+            medians = {kind: float(angle.gather(1, places).median()) for kind, places in found.items()}
+            rows.append({"structure": name, "snr": snr, **medians})
+            print(f"| {name} | {snr:g} |", " | ".join(f"{medians[k]:.1f}°" for k in kinds), "|", flush=True)
+        at = [row for row in rows if row["snr"] == snr]
+        middle = (statistics.median(row[kind] for row in at) for kind in kinds)
+        print(f"| **median** | {snr:g} |", " | ".join(f"{value:.1f}°" for value in middle), "|", flush=True)
+    return rows
+
+
 def compare_speed(arguments: argparse.Namespace, bank: StructureBank) -> dict[str, Any]:
     """Images per second from file to file of everybody on one stack, by turns."""
     seconds: dict[str, list[float]] = {}
@@ -261,7 +305,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of polarice and of the U-Net; ASPIRE has the CPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3, help="of timings; their median counts")
-    parser.add_argument("--only", choices=["errors", "speed"], help="one of the two comparisons")
+    parser.add_argument("--only", choices=["errors", "neighbours", "speed"], help="one of the comparisons")
     parser.add_argument("--cwf-table", type=Path, metavar="FILE", help="write the error of CWF, and no more")
     parser.add_argument("--structures", type=int, default=100, help="of the table, evenly spaced")
     arguments = parser.parse_args()
@@ -280,15 +324,15 @@ def main() -> None:
     arguments.snr = arguments.snr or [0.03, 0.1, 0.25]
     where = f"{arguments.device}, {arguments.threads} thread(s)"
     print(f"{arguments.particles} images each, no CTF, no shifts; {where}\n")
+    comparisons = {"errors": compare_errors, "neighbours": compare_neighbours, "speed": compare_speed}
     figures: dict[str, Any] = {
         "benchmark": "peers",
         "particles": arguments.particles,
         "threads": arguments.threads,
     }
-    if arguments.only != "speed":
-        figures["errors"] = compare_errors(arguments, bank)
-    if arguments.only != "errors":
-        figures["speed"] = compare_speed(arguments, bank)
+    for kind, compare in comparisons.items():
+        if arguments.only in (None, kind):
+            figures[kind] = compare(arguments, bank)
     print("\n" + json.dumps(figures))
 
 

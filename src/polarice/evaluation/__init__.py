@@ -46,6 +46,7 @@ from .metrics import (
 from .neighbour_benchmark import (
     NeighbourBenchmarkSettings,
     benchmark_neighbours,
+    neighbour_angles_deg,
     neighbour_benchmark_table,
 )
 from .neighbour_report import neighbour_report
@@ -91,6 +92,7 @@ __all__ = [
     "evaluation_figures",
     "fourier_ring_correlation",
     "frc_resolution_A",
+    "neighbour_angles_deg",
     "neighbour_benchmark_table",
     "neighbour_report",
     "psnr",

@@ -37,7 +37,12 @@ from ..neighbours import (
 from ..simulation import SamplerConfig, SetBatch, SetSampler, StructureBank
 from ..stacks import Progress, StackSettings, load_joint_model
 
-__all__ = ["NeighbourBenchmarkSettings", "benchmark_neighbours", "neighbour_benchmark_table"]
+__all__ = [
+    "NeighbourBenchmarkSettings",
+    "benchmark_neighbours",
+    "neighbour_angles_deg",
+    "neighbour_benchmark_table",
+]
 
 _SET = 16
 # Particles whose neighbours are looked at, spread evenly, and images denoised alone at once.
@@ -242,7 +247,7 @@ def _measure(
             )
         stages = _stages(harmonics, encoded.views, k, device)
         known = _with_the_molecule_known(harmonics, encoded.views, stack, asked, k)
-        angle = _angles(stack.rotations, asked)
+        angle = neighbour_angles_deg(stack.rotations, asked)
         figures: dict[str, Any] = {
             "nearest": _median(angle, angle.topk(k, largest=False).indices),
             "molecule_known": _median(angle, known),
@@ -320,10 +325,19 @@ def _with_the_molecule_known(
     return torch.cat(found)
 
 
-def _angles(rotations: Tensor, asked: Tensor) -> Tensor:
-    """Degrees (a, 2 n) between views of particles asked for and those of all, then of all mirror images.
+def neighbour_angles_deg(rotations: Tensor, asked: Tensor) -> Tensor:
+    """Degrees between views of particles asked for and those of all, then of all mirror images.
 
     A mirror image shows the view from the other side; whatever is of the particle itself is 999 away.
+
+    Parameters
+    ----------
+    rotations : Tensor, shape (n, 3, 3)
+    asked : Tensor of int, shape (a,)
+
+    Returns
+    -------
+    Tensor, shape (a, 2 n)
     """
     angle = torch.cat([view_angle_deg(rotations[rows][:, None], rotations) for rows in asked.split(_BATCH)])
     both = torch.cat([angle, 180 - angle], 1)
