@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .errors import OutputError
 
-__all__ = ["prepare_output", "require_room", "save_arrays", "whole"]
+__all__ = ["give_back", "prepare_output", "require_room", "save_arrays", "scratch_array", "whole"]
 
 
 @contextmanager
@@ -74,6 +75,24 @@ def require_room(out: Path, needed: int) -> None:
     if free < needed:
         reason = f"the run needs {needed / 1e9:.1f} GB of disk for a while, there are {free / 1e9:.1f} GB"
         raise OutputError(reason, path=out, hint="name a folder on a larger disk")
+
+
+def scratch_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array in a new file, of which the system keeps in memory what it has room for."""
+    return np.memmap(path, dtype, "w+", shape=shape)
+
+
+def give_back(*arrays: NDArray[Any]) -> None:
+    """Let go of what has been read and written of arrays in files; other arrays are left alone.
+
+    The system keeps it while there is room. But what a process has touched counts as its own memory until it
+    says this, and a cluster's scheduler ends processes that have more than they asked for.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    for array in arrays:
+        if isinstance(array.base, mmap.mmap):
+            array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _nearest(out: Path) -> Path:

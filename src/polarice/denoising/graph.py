@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..files import give_back, scratch_array
 from ..models import ImageState, Offer, PolarTransformer
 from ..neighbours import NOBODY, StackViews
 from ..polar import AngularSpectra, peak_angles_deg
@@ -71,6 +72,10 @@ class StackState:
         for name, value in state._asdict().items():
             getattr(self, name)[rows] = _storable(value)
 
+    def give_back(self) -> None:
+        """Let go of what lies in files."""
+        give_back(*(getattr(self, f.name) for f in fields(self)))
+
 
 def _storable(values: Tensor) -> NDArray[np.float32]:
     """Bounded by what half precision holds: images that are nearly all signal lie beyond."""
@@ -79,7 +84,7 @@ def _storable(values: Tensor) -> NDArray[np.float32]:
 
 
 def _file(scratch: Path, name: str, *shape: int) -> NDArray[np.float16]:
-    return np.memmap(scratch / name, np.float16, "w+", shape=shape)
+    return scratch_array(scratch / name, np.float16, shape)
 
 
 def _polar_files(
@@ -133,6 +138,10 @@ class _StackOffer:
         """Keep the offers of some images, taken as one set."""
         for file, spectra in zip((self.key, self.value), offer.spectra, strict=True):
             file[rows] = _storable(torch.view_as_real(spectra[0].transpose(0, 1)))
+
+    def give_back(self) -> None:
+        """Let go of what lies in files."""
+        give_back(self.key, self.value)
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,7 @@ def encode_stack(
         part, codes = network.encode(images, ctf)
         rows = slice(done, done + len(images))
         state.put(rows, part)
+        state.give_back()
         recorder.put(rows, part, ctf, codes)
         done = rows.stop
         progress(done)
@@ -251,7 +261,7 @@ def attend_graph(
         Called with (round, images done).
     """
     count, rounds, box = len(encoded), len(network.rounds), network.box
-    images = np.memmap(scratch / "images", np.float32, "w+", shape=(count, box, box))
+    images = scratch_array(scratch / "images", np.float32, (count, box, box))
     weights, angles = (np.zeros(neighbours.shape, np.float32) for _ in range(2))
     batches = [
         rows
@@ -265,6 +275,8 @@ def attend_graph(
         offers = _StackOffer.create(network, index, count, before.passed, scratch)
         for rows in batches:
             offers.put(rows, network.offer(index, before.take(rows[None], device)))
+            before.give_back()
+            offers.give_back()
         done = 0
         for rows in batches:
             partners = neighbours[rows]
@@ -279,8 +291,11 @@ def attend_graph(
                 weights[rows] = coefficients.sum(-1).cpu().numpy()
                 angles[rows] = (peak_angles_deg(coefficients) * there).cpu().numpy()
                 images[rows] = network.decode(state, attended)[:, 0].cpu().numpy()
+                give_back(images)
             else:
                 after.put(rows, ImageState(*(part[:, 0] for part in state)))
+            for part in (before, after, offers):
+                part.give_back()
             done += len(rows)
             progress(index, done)
         before = after

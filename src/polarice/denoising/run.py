@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..files import give_back
 from ..models import PolarTransformer
 from ..neighbours import NOBODY, groups_of
 from ..particles import ParticleWriter
@@ -143,6 +144,7 @@ class StackRun:
             for start in range(0, total, _BATCH):
                 rows = slice(start, min(start + _BATCH, total))
                 self.write(writer, rows, torch.from_numpy(result.images[rows]).to(prepared.device), gains)
+                give_back(result.images)
         return JointRun(neighbours, given.probability, result.weights, result.angles_deg, gains, informed)
 
     def _groups(self, sets_from: str | None) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..files import give_back
 from .averages import judge_by_averages
 from .centres import likeliest_centres
 from .covariance import ImagePrior, StackCovariance, ViewFeatures, ViewLikelihood
@@ -61,6 +62,7 @@ class StackViews(NamedTuple):
                 torch.from_numpy(x[members[places]]).to(device) for x in (self.spectra, self.passed)
             )
             yield places, spectra, passed.float()
+            give_back(self.spectra, self.passed)
 
 
 class Companions(NamedTuple):

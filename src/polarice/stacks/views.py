@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..files import require_room
+from ..files import give_back, require_room, scratch_array
 from ..models import ImageState, ModelCard, PolarTransformer, load_model
 from ..neighbours import DiscHarmonics, StackViews
 from ..particles import ParticleStack
@@ -54,8 +54,8 @@ class ViewRecorder:
         self._harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
         length, rings = self._harmonics.spectrum_length, len(self._harmonics.orders)
         self.views = StackViews(
-            np.memmap(scratch / "spectra", np.complex64, "w+", shape=(count, length)),
-            np.memmap(scratch / "transmitted", np.float16, "w+", shape=(count, rings)),
+            scratch_array(scratch / "spectra", np.complex64, (count, length)),
+            scratch_array(scratch / "transmitted", np.float16, (count, rings)),
             np.empty((count, 2), np.float32),
             np.empty((count, network.config.embedding), np.float32),
         )
@@ -73,6 +73,7 @@ class ViewRecorder:
         views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
         views.centre[rows] = state.centre.cpu().numpy()
         views.embedding[rows] = codes.cpu().numpy()
+        give_back(views.spectra, views.passed)
 
 
 @torch.inference_mode()
