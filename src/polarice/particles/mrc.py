@@ -20,6 +20,7 @@ from mrcfile.mrcinterpreter import MrcInterpreter
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ParticleFileError
+from ..files import give_back
 
 __all__ = ["MrcHeader", "MrcReader", "read_header"]
 
@@ -203,6 +204,7 @@ class MrcReader:
             if len(run):
                 first = wanted[run[0]]
                 out[run] = stack[first : first + len(run)]
+        give_back(stack)
         return out
 
     def _map(self, header: MrcHeader) -> np.ndarray[Any, Any]:

@@ -31,6 +31,8 @@ Contrast = Literal["bright", "dark"]
 SIGNIFICANT_Z = 3.5
 # Undoes the CTF where its magnitude is above 0.1, which it reaches near zero frequency.
 _WIENER = 0.01
+# How many discs images are matched with.
+_DISCS = 10
 _MOST_PIXELS = 2**23
 
 
@@ -122,31 +124,30 @@ def scan(
     batch_size = max(1, min(batch_size, _MOST_PIXELS // stack.box**2))
     flip = stack.has_ctf and not stack.phase_flipped
     model_pixel_A = stack.pixel_size_A * stack.box / model_box if flip else 0.0
-    parts: list[ImageStatistics] = []
-    scores: list[Tensor] = []
-    prints: list[Tensor] = []
+    count = len(stack)
+    # Made at once: small pieces that are kept between large ones that are not would break up the memory.
+    statistics = ImageStatistics(torch.empty(count), torch.empty(count))
+    scores, prints = torch.empty(count, _DISCS), torch.empty(count, dtype=torch.long)
     unusable: list[int] = []
-    for start in range(0, len(stack), batch_size):
-        rows = slice(start, min(start + batch_size, len(stack)))
+    for start in range(0, count, batch_size):
+        rows = slice(start, min(start + batch_size, count))
         images = torch.from_numpy(stack.images(rows))
         low, high = torch.aminmax(images.flatten(1), dim=1)
         bad = ~torch.isfinite(low) | ~torch.isfinite(high) | (low == high)
         if bad.any():
             unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
-        prints.append(_fingerprints(images))
+        prints[rows] = _fingerprints(images)
         cropped = fourier_resample(images, model_box)
-        parts.append(measure(cropped, source_box=stack.box))
+        measured = measure(cropped, source_box=stack.box)
+        statistics.background[rows], statistics.noise_sigma[rows] = measured.background, measured.noise_sigma
         ctf = stack.ctf(rows) if flip else None
-        scores.append(contrast_scores(cropped, parts[-1], ctf, model_pixel_A))
+        scores[rows] = contrast_scores(cropped, measured, ctf, model_pixel_A)
         if progress is not None:
             progress(rows.stop)
     if unusable:
         raise _unusable(stack, unusable)
-    statistics = ImageStatistics(
-        torch.cat([part.background for part in parts]), torch.cat([part.noise_sigma for part in parts])
-    )
-    contrast, z = judge_contrast(torch.cat(scores))
-    return StackScan(model_box, statistics, contrast, z, _first_of_each(torch.cat(prints)))
+    contrast, z = judge_contrast(scores)
+    return StackScan(model_box, statistics, contrast, z, _first_of_each(prints))
 
 
 def _fingerprints(images: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ def contrast_scores(
     if ctf is not None:
         transfer = ctf.evaluate(box, pixel_size_A)
         standard = filter_images(standard, transfer / (transfer.square() + _WIENER))
-    radii = np.geomspace(0.06, 0.42, 10) * box
+    radii = np.geomspace(0.06, 0.42, _DISCS) * box
     discs = torch.stack([soft_disc(box, float(radius), 1.0) for radius in radii])
     discs = discs - discs.mean((-2, -1), keepdim=True)
     discs = discs / discs.flatten(1).norm(dim=1)[:, None, None]
