@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .errors import OutputError
 
-__all__ = ["give_back", "prepare_output", "require_room", "save_arrays", "scratch_array", "whole"]
+__all__ = ["give_back", "prepare_output", "require_room", "save_arrays", "whole"]
 
 
 @contextmanager
@@ -75,11 +75,6 @@ def require_room(out: Path, needed: int) -> None:
     if free < needed:
         reason = f"the run needs {needed / 1e9:.1f} GB of disk for a while, there are {free / 1e9:.1f} GB"
         raise OutputError(reason, path=out, hint="name a folder on a larger disk")
-
-
-def scratch_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array in a new file, of which the system keeps in memory what it has room for."""
-    return np.memmap(path, dtype, "w+", shape=shape)
 
 
 def give_back(*arrays: NDArray[Any]) -> None:

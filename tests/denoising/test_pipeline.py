@@ -19,6 +19,7 @@ from polarice.denoising import (
     graph,
     run,
 )
+from polarice.errors import OutputError
 from polarice.imaging import fourier_resample
 from polarice.neighbours import NOBODY
 from polarice.particles import ParticleStack
@@ -341,7 +342,7 @@ class Stopped(BaseException):
 
 
 @pytest.mark.parametrize("kind", ["jointly", "singly"])
-def test_a_run_stopped_at_any_step_leaves_nothing(
+def test_a_run_stopped_at_any_step_looks_unfinished_and_goes_on(
     kind: str, request: pytest.FixtureRequest, example_stack: SimulationResult, tmp_path: Path
 ) -> None:
     settings = request.getfixturevalue(kind)
@@ -351,7 +352,7 @@ def test_a_run_stopped_at_any_step_leaves_nothing(
         nonlocal steps
         steps += 1
 
-    denoise_stack(example_stack.particles, tmp_path / "whole", settings, progress=count)
+    whole = denoise_stack(example_stack.particles, tmp_path / "whole", settings, progress=count).star.parent
     assert steps >= 2
     for last in range(steps):
         left = last
@@ -365,7 +366,61 @@ def test_a_run_stopped_at_any_step_leaves_nothing(
         out = tmp_path / f"stopped{last}"
         with pytest.raises(Stopped):
             denoise_stack(example_stack.particles, out, settings, progress=stop)
-        assert not out.exists() or list(out.iterdir()) == []
+        if out.exists():
+            assert [path.name for path in out.iterdir()] == [".unfinished"]
+            with pytest.raises(OutputError, match="--resume"):
+                denoise_stack(example_stack.particles, out, settings)
+        again = denoise_stack(example_stack.particles, out, settings, resume=True)
+        assert_same_files(out, whole)
+        assert sorted(again.files) == sorted(str(path) for path in out.iterdir())
+
+
+def assert_same_files(out: Path, whole: Path) -> None:
+    """Two runs left the same, but for their times."""
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+    for path in whole.iterdir():
+        if path.suffix == ".json":
+            written = [json.loads((folder / path.name).read_text()) for folder in (out, whole)]
+            for record in written:
+                for name in ("seconds", "images_per_s", "files"):
+                    del record["figures"][name]
+            assert written[0] == written[1]
+        elif path.suffix == ".npz":
+            with np.load(out / path.name) as found, np.load(path) as expected:
+                assert found.files == expected.files
+                for name in found.files:
+                    np.testing.assert_array_equal(found[name], expected[name])
+        else:
+            assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_only_the_same_run_is_gone_on_with(
+    example_stack: SimulationResult, singly: DenoiseSettings, altered: Altered, tmp_path: Path
+) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "denoise":
+            raise Stopped
+
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        denoise_stack(example_stack.particles, out, singly, progress=stop)
+    halves = ParticleStack.open(example_stack.particles).half_sets
+    assert halves is not None
+    other = altered(tmp_path / "in", columns={"rlnRandomSubset": 3 - halves})
+    for source, settings in (
+        (other, singly),
+        (example_stack.particles, replace(singly, mask_diameter_A=60.0)),
+    ):
+        with pytest.raises(OutputError, match="another stack, model, version or other settings") as caught:
+            denoise_stack(source, out, settings, resume=True)
+        assert "--overwrite" in str(caught.value)
+    denoise_stack(other, out, singly, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == WRITTEN
+    # There is nothing to go on with: as if nobody had asked.
+    with pytest.raises(OutputError, match="not empty"):
+        denoise_stack(other, out, singly, resume=True)
+    denoise_stack(other, tmp_path / "fresh", singly, resume=True)
+    assert_same_files(tmp_path / "fresh", out)
 
 
 def test_overwriting_leaves_no_mixture(
@@ -387,7 +442,7 @@ def test_overwriting_leaves_no_mixture(
 
     with pytest.raises(Stopped):
         denoise_stack(example_stack.particles, tmp_path, singly, overwrite=True, progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished", "mine.txt"]
 
 
 def test_progress_is_told_by_stages(

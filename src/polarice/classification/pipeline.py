@@ -25,6 +25,7 @@ from ..stacks import (
     PreparedStack,
     Progress,
     StackSettings,
+    Work,
     clear_outputs,
     load_joint_model,
     look_at,
@@ -189,9 +190,9 @@ def classify_stack(
         keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     clear_outputs(out, _FILES)
-    with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch:
+    with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch, Work(Path(scratch)) as work:
         with mixed_precision(device, settings.mixed_precision):
-            views = look_at(network, prepared, Path(scratch))
+            views = look_at(network, prepared, work)
         classes, centre = _classes(prepared, views, settings.classes)
     order = torch.argsort(-torch.bincount(classes.label, minlength=settings.classes), stable=True)
     label = torch.argsort(order)[classes.label]

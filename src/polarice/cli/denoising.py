@@ -70,6 +70,9 @@ def denoise(
     ] = None,
     truth: Annotated[Path | None, Parameter(help="Clean stack of the same rows, to measure against.")] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, Parameter(help="Go on with a run that was interrupted in this folder.", negative="")
+    ] = False,
     reading: Reading | None = None,
     output: Output | None = None,
 ) -> int:
@@ -96,8 +99,14 @@ def denoise(
         # A broken stack is better described by what follows.
         if not noisy.problems():
             require_correspondence(noisy, clean)
-    with console.progress():
-        result = denoise_stack(particles, out, settings, overwrite=overwrite, progress=console.step)
+    try:
+        with console.progress():
+            result = denoise_stack(
+                particles, out, settings, overwrite=overwrite, resume=resume, progress=console.step
+            )
+    except KeyboardInterrupt:
+        console.note(f"What is done is kept in {out}: go on with --resume, or start anew with --overwrite.")
+        raise
     measured = None if truth is None else measure(result.star, truth, particles, pixel_size_A=pixel_size_A)
     page = run_report(out / "report.html", result, truth=truth, evaluation=measured)
     for notice in result.notices:

@@ -9,7 +9,7 @@ from .classical import (
     wiener_filter,
 )
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult
-from .graph import EncodedStack, GraphResult, attend_graph, encode_stack
+from .graph import GraphResult, attend_graph, encode_stack
 from .pipeline import denoise_stack
 from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
 
@@ -18,7 +18,6 @@ __all__ = [
     "DenoiseResult",
     "DenoiseSettings",
     "Denoiser",
-    "EncodedStack",
     "GraphResult",
     "NetworkDenoiser",
     "SetDenoiser",

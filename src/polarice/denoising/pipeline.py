@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
-from ..errors import ModelError
+from ..errors import ModelError, OutputError
 from ..files import prepare_output, save_arrays
 from ..models import PolarTransformer, load_model
 from ..particles import ParticleStack, ParticleWriter, denoised_columns
@@ -19,8 +20,10 @@ from ..stacks import (
     GivenNeighbours,
     PreparedStack,
     Progress,
+    Work,
     clear_outputs,
     require_fit,
+    run_identity,
     stack_digest,
     write_record,
 )
@@ -31,6 +34,8 @@ from .run import JointRun, StackRun
 __all__ = ["denoise_stack"]
 
 
+# What an interrupted run has done.
+UNFINISHED = ".unfinished"
 # What a run leaves; report.html is the command line's.
 _FILES = ("denoised.star", "denoised.mrcs", NEIGHBOUR_FILE, "denoise.json", "report.html")
 
@@ -41,9 +46,12 @@ def denoise_stack(
     settings: DenoiseSettings | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> DenoiseResult:
     """Denoise a particle stack, file to file.
+
+    What an interrupted run has done stays in the folder, for another to go on with.
 
     Parameters
     ----------
@@ -55,6 +63,9 @@ def denoise_stack(
     settings : DenoiseSettings, optional
     overwrite : bool
         Allow a folder that is not empty.
+    resume : bool
+        Go on with a run that was interrupted in this folder, if there is one; the result is the same as if
+        it had not been.
     progress : callable, optional
         Called with (stage, images done, images in all).
 
@@ -69,7 +80,12 @@ def denoise_stack(
     """
     settings, out = settings or DenoiseSettings(), Path(out)
     report = progress or (lambda stage, done, total: None)
-    prepare_output(out, overwrite)
+    unfinished = out / UNFINISHED
+    resume = resume and unfinished.is_dir()
+    if unfinished.is_dir() and not (resume or overwrite):
+        hint = "go on with --resume, or start anew with --overwrite"
+        raise OutputError("a run was interrupted here", path=out, hint=hint)
+    prepare_output(out, overwrite or resume)
     device = resolve_device(settings.device)
     network, card = load_model(settings.model, device)
     if getattr(network, "jointly", False) and not isinstance(network, PolarTransformer):
@@ -77,7 +93,8 @@ def denoise_stack(
         raise ModelError(reason, hint="use a polar-transformer")
     stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
     require_fit(stack, misfits(stack, settings, jointly=isinstance(network, PolarTransformer)))
-    require_scratch_room(out, stack, network)
+    there = sum(file.stat().st_blocks * 512 for file in unfinished.glob("*")) if resume else 0
+    require_scratch_room(out, stack, network, settings.neighbours, there)
     notices: list[str] = []
     given = None
     if settings.neighbours_from is not None:
@@ -99,16 +116,23 @@ def denoise_stack(
         source=stack,
         particles=marks["particles"],
         optics=marks["optics"],
-        overwrite=overwrite,
+        overwrite=overwrite or resume,
     )
     clear_outputs(out, _FILES)
+    if not resume:
+        shutil.rmtree(unfinished, ignore_errors=True)
     runner = StackRun(prepared)
     joint: JointRun | None = None
     if device.type == "cpu":
         keep_freed_memory()
-    with writer, mixed_precision(device, settings.mixed_precision):
+    identity = run_identity(stack, prepared.found, settings, network)
+    with (
+        Work(unfinished, identity) as work,
+        writer,
+        mixed_precision(device, settings.mixed_precision),
+    ):
         if isinstance(network, PolarTransformer):
-            joint = runner.jointly(network, writer, settings, out, given)
+            joint = runner.jointly(network, writer, settings, work, given)
             gains = joint.gains
             writer.set_columns(
                 particles={
@@ -117,7 +141,7 @@ def denoise_stack(
                 }
             )
         else:
-            gains = runner.singly(network, writer)
+            gains = runner.singly(network, writer, work)
     if joint is not None and not joint.informed:
         notices.append(GUESSES)
     if bool((gains == 1).any()):
@@ -148,6 +172,7 @@ def denoise_stack(
         files,
     )
     write_record(out / "denoise.json", result)
+    work.remove()
     return result
 
 

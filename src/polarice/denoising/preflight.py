@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -18,17 +19,20 @@ from .result import DenoiseSettings
 __all__ = ["misfits", "require_scratch_room"]
 
 
-def require_scratch_room(out: Path, stack: ParticleStack, network: nn.Module) -> None:
-    """Raise where the disk is too small for a run.
+def require_scratch_room(
+    out: Path, stack: ParticleStack, network: nn.Module, neighbours: int, there: int
+) -> None:
+    """Raise where the disk is too small for a run that takes so many bytes of it already.
 
     Raises
     ------
     OutputError
     """
-    needed = 4 * len(stack) * stack.box**2
     if isinstance(network, PolarTransformer):
-        needed += scratch_bytes(network, len(stack))
-    require_room(out, needed)
+        scratch = scratch_bytes(network, len(stack), neighbours)
+    else:
+        scratch = 4 * len(stack) * cast(int, network.box) ** 2
+    require_room(out, 4 * len(stack) * stack.box**2 + max(0, scratch - there))
 
 
 def misfits(stack: ParticleStack, settings: DenoiseSettings, *, jointly: bool) -> Iterator[PolariceError]:

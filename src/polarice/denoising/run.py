@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..files import give_back
+from ..files import give_back, save_arrays
 from ..models import PolarTransformer
 from ..neighbours import NOBODY, groups_of
 from ..particles import ParticleWriter
-from ..stacks import SCRATCH, GivenNeighbours, PreparedStack, search_stack, timed
+from ..stacks import GivenNeighbours, PreparedStack, ViewRecorder, Work, search_stack, timed
 from .calibration import measure_gain
 from .graph import attend_graph, encode_stack
 from .result import DenoiseSettings
 
 __all__ = ["JointRun", "StackRun"]
 
-_BATCH = 64
+_BATCH, _PART = 64, 1024
+_COMPANY = "company.npz"
 # Images on which the grey scale is measured, and members of a set among them.
 _SAMPLE = 256
 _LARGEST_SET = 16
@@ -55,6 +54,26 @@ class JointRun(NamedTuple):
     informed: bool
 
 
+class _Company(NamedTuple):
+    """Who helps whom, as far as it is known before they do."""
+
+    rows: NDArray[np.int64]
+    probability: NDArray[np.float32] | None
+    gains: NDArray[np.float32]
+    informed: bool
+
+    def save(self, work: Work) -> None:
+        arrays = {name: np.asarray(value) for name, value in self._asdict().items() if value is not None}
+        save_arrays(work.folder / _COMPANY, arrays)
+
+    @classmethod
+    def load(cls, work: Work) -> _Company:
+        with np.load(work.folder / _COMPANY, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        probability = arrays.get("probability")
+        return cls(arrays["rows"], probability, arrays["gains"], bool(arrays["informed"]))
+
+
 @dataclass(frozen=True)
 class StackRun:
     """One pass of a network over a stack."""
@@ -70,18 +89,22 @@ class StackRun:
             gain, error = measure_gain(lambda images: denoise(images, ctf), seen, ctf, mask)
         return gain if gain > 0 and error < _LARGEST_ERROR * gain else 1.0
 
-    def write(
-        self, writer: ParticleWriter, rows: slice, denoised: Tensor, gains: NDArray[np.float32]
+    def write_all(
+        self, writer: ParticleWriter, images: NDArray[np.float32], gains: NDArray[np.float32]
     ) -> None:
-        """Put denoised images back into the stack's grey scale and append them."""
-        with timed(self.prepared.seconds, "write"):
-            statistics = self.prepared.found.statistics[rows].to(self.prepared.device)
-            scale = torch.from_numpy(gains[rows]).to(denoised)[:, None, None]
-            masked = denoised * scale * self.prepared.preprocessor.mask().to(denoised)
-            writer.append(self.prepared.preprocessor.inverse(masked, statistics).cpu().numpy())
+        """Put denoised images back into the stack's grey scale and write them."""
+        device, preprocessor = self.prepared.device, self.prepared.preprocessor
+        mask = preprocessor.mask().to(device)
+        for rows in self._slices(_BATCH):
+            with timed(self.prepared.seconds, "write"):
+                statistics = self.prepared.found.statistics[rows].to(device)
+                scale = torch.from_numpy(gains[rows])[:, None, None].to(device)
+                masked = torch.from_numpy(images[rows]).to(device) * scale * mask
+                writer.append(preprocessor.inverse(masked, statistics).cpu().numpy())
+                give_back(images)
 
     @torch.inference_mode()
-    def singly(self, network: nn.Module, writer: ParticleWriter) -> NDArray[np.float32]:
+    def singly(self, network: nn.Module, writer: ParticleWriter, work: Work) -> NDArray[np.float32]:
         """Denoise every image alone; returns the gain of each."""
         halves = self.prepared.halves
         gains = np.ones(len(halves), np.float32)
@@ -95,57 +118,88 @@ class StackRun:
                     ),
                     sample,
                 )
-        for rows, images, ctf in self.prepared.normalised():
-            with timed(self.prepared.seconds, "denoise"):
-                denoised = network(images, ctf)
-            self.write(writer, rows, denoised, gains)
-            self.prepared.report("denoise", rows.stop, len(self.prepared))
+        total, box = len(halves), self.prepared.preprocessor.model_box
+        images = work.array("images", np.float32, (total, box, box))
+        for part in work.parts("denoise", self._slices(_PART), images):
+            for rows in self._slices(_BATCH, part):
+                with timed(self.prepared.seconds, "read and normalise"):
+                    seen, ctf = self.prepared.seen(rows)
+                with timed(self.prepared.seconds, "denoise"):
+                    images[rows] = network(seen, ctf).cpu().numpy()
+                    give_back(images)
+                self.prepared.report("denoise", rows.stop, total)
+        self.write_all(writer, images, gains)
         return gains
+
+    def _slices(self, size: int, within: slice | None = None) -> list[slice]:
+        """Rows, so many at a time."""
+        within = within or slice(0, len(self.prepared))
+        starts = range(within.start, within.stop, size)
+        return [slice(start, min(start + size, within.stop)) for start in starts]
 
     def jointly(
         self,
         network: PolarTransformer,
         writer: ParticleWriter,
         settings: DenoiseSettings,
-        folder: Path,
+        work: Work,
         given: GivenNeighbours | None = None,
     ) -> JointRun:
         """Denoise every image with its neighbours, which are searched for if nobody gives them."""
         prepared = self.prepared
+        total, seconds, rounds = len(prepared), prepared.seconds, len(network.rounds)
+        company = self._company(network, settings, work, given)
+        with timed(seconds, "attend and decode"):
+            result = attend_graph(
+                network,
+                company.rows,
+                prepared.halves,
+                work,
+                prepared.device,
+                lambda index, done: prepared.report(f"attend ({index + 1} of {rounds})", done, total),
+            )
+        self.write_all(writer, result.images, company.gains)
+        # Copies: the files go with the run.
+        weights, angles_deg = np.array(result.weights), np.array(result.angles_deg)
+        return JointRun(
+            company.rows, company.probability, weights, angles_deg, company.gains, company.informed
+        )
+
+    def _company(
+        self,
+        network: PolarTransformer,
+        settings: DenoiseSettings,
+        work: Work,
+        given: GivenNeighbours | None,
+    ) -> _Company:
+        """Encode the stack, and find out who helps whom."""
+        if work.has("neighbours"):
+            return _Company.load(work)
+        prepared = self.prepared
         total, seconds = len(prepared), prepared.seconds
-        with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as name:
-            scratch = Path(name)
-            before = seconds.get("read and normalise", 0.0)
-            with timed(seconds, "encode"):
-                batches = ((images, ctf) for _, images, ctf in prepared.normalised())
-                encoded = encode_stack(
-                    network, batches, total, scratch, lambda done: prepared.report("encode", done, total)
-                )
-            seconds["encode"] -= seconds["read and normalise"] - before
-            informed = True
-            if given is None:
-                groups = self._groups(settings.sets_from)
-                table = search_stack(prepared, encoded.views, settings.neighbours, groups)
-                informed = table.informed
-                given = GivenNeighbours(table.rows, table.probability, 0)
-            neighbours = given.rows
-            gains = self._joint_gains(network, neighbours)
-            rounds = len(network.rounds)
-            with timed(seconds, "attend and decode"):
-                result = attend_graph(
-                    network,
-                    encoded,
-                    neighbours,
-                    prepared.halves,
-                    scratch,
-                    prepared.device,
-                    lambda index, done: prepared.report(f"attend ({index + 1} of {rounds})", done, total),
-                )
-            for start in range(0, total, _BATCH):
-                rows = slice(start, min(start + _BATCH, total))
-                self.write(writer, rows, torch.from_numpy(result.images[rows]).to(prepared.device), gains)
-                give_back(result.images)
-        return JointRun(neighbours, given.probability, result.weights, result.angles_deg, gains, informed)
+        before = seconds.get("read and normalise", 0.0)
+
+        def look(rows: slice) -> tuple[Tensor, Tensor | None]:
+            with timed(seconds, "read and normalise"):
+                return prepared.seen(rows)
+
+        with timed(seconds, "encode"):
+            views = encode_stack(
+                network, look, total, work, lambda done: prepared.report("encode", done, total)
+            )
+        seconds["encode"] -= seconds.get("read and normalise", 0.0) - before
+        informed = True
+        if given is None:
+            groups = self._groups(settings.sets_from)
+            table = search_stack(prepared, views, settings.neighbours, groups)
+            informed = table.informed
+            given = GivenNeighbours(table.rows, table.probability, 0)
+        gains = self._joint_gains(network, given.rows)
+        company = _Company(given.rows, given.probability, gains, informed)
+        company.save(work)
+        work.finish("neighbours")
+        work.drop(*ViewRecorder.files)
+        return company
 
     def _groups(self, sets_from: str | None) -> NDArray[np.int64]:
         """Group of each particle: those of a half set that a column, if there is one, puts together."""

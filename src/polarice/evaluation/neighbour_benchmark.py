@@ -35,7 +35,7 @@ from ..neighbours import (
     likeliest_pairs,
 )
 from ..simulation import SamplerConfig, SetBatch, SetSampler, StructureBank
-from ..stacks import Progress, StackSettings, load_joint_model
+from ..stacks import Progress, StackSettings, Work, load_joint_model
 
 __all__ = [
     "NeighbourBenchmarkSettings",
@@ -208,11 +208,18 @@ class _Stack:
 
     def batches(self) -> Iterator[tuple[slice, SetBatch]]:
         """Rows and their images, set by set."""
-        rotations = self.rotations.unflatten(0, (-1, _SET))
         for index in range(self._sets):
-            with torch.autocast("cpu", enabled=False):
-                batch = self._sampler.batch(index, 1, rotations[index : index + 1])
-            yield slice(index * _SET, (index + 1) * _SET), batch
+            yield slice(index * _SET, (index + 1) * _SET), self._batch(index)
+
+    def _batch(self, index: int) -> SetBatch:
+        rotations = self.rotations[index * _SET : (index + 1) * _SET]
+        with torch.autocast("cpu", enabled=False):
+            return self._sampler.batch(index, 1, rotations[None])
+
+    def images(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Images and CTFs of some whole sets."""
+        batches = [self._batch(index) for index in range(rows.start // _SET, rows.stop // _SET)]
+        return torch.cat([batch.noisy[0] for batch in batches]), torch.cat([b.ctf[0] for b in batches])
 
 
 @contextmanager
@@ -236,17 +243,20 @@ def _measure(
     asked = torch.linspace(0, total - 1, min(total, _ASKED)).round().long().unique()
     harmonics = DiscHarmonics(network.box).to(device)
     seconds: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        seen = ((batch.noisy[0].to(device), batch.ctf[0].to(device)) for _, batch in stack.batches())
+    with tempfile.TemporaryDirectory() as name, Work(Path(name)) as work:
+
+        def look(rows: slice) -> tuple[Tensor, Tensor]:
+            images, ctf = stack.images(rows)
+            return images.to(device), ctf.to(device)
+
         with _clock(seconds, "encode"), mixed_precision(device):
-            encoded = encode_stack(network, seen, total, scratch, lambda done: report("encode", done, total))
+            views = encode_stack(network, look, total, work, lambda done: report("encode", done, total))
         with _clock(seconds, "search"):
             found = find_companions(
-                harmonics, encoded.views, k, one, one, device, lambda done: report("search", done, total)
+                harmonics, views, k, one, one, device, lambda done: report("search", done, total)
             )
-        stages = _stages(harmonics, encoded.views, k, device)
-        known = _with_the_molecule_known(harmonics, encoded.views, stack, asked, k)
+        stages = _stages(harmonics, views, k, device)
+        known = _with_the_molecule_known(harmonics, views, stack, asked, k)
         angle = neighbour_angles_deg(stack.rotations, asked)
         figures: dict[str, Any] = {
             "nearest": _median(angle, angle.topk(k, largest=False).indices),
@@ -258,14 +268,13 @@ def _measure(
         with _clock(seconds, "attend"), mixed_precision(device):
             result = attend_graph(
                 network,
-                encoded,
                 found.companions.rows,
                 one,
-                scratch,
+                work,
                 device,
                 lambda index, done: report(f"attend ({index + 1})", done, total),
             )
-        figures |= _errors(single, harmonics, stack, encoded.views, result.images, device)
+        figures |= _errors(single, harmonics, stack, views, result.images, device)
     figures |= {f"{stage}_s": time for stage, time in seconds.items()}
     return figures | {"images_per_s": total / sum(seconds.values())}
 

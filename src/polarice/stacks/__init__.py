@@ -4,9 +4,10 @@ from .find import GUESSES, NeighbourResult, find_neighbours, search_stack
 from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
 from .preflight import require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
-from .record import resolved_configuration, write_record
+from .record import resolved_configuration, run_identity, write_record
 from .settings import NeighbourSettings, StackSettings
 from .views import SCRATCH, ViewRecorder, clear_outputs, load_joint_model, look_at, require_room_for_views
+from .work import Work
 
 __all__ = [
     "GUESSES",
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "StackSettings",
     "ViewRecorder",
+    "Work",
     "clear_outputs",
     "find_neighbours",
     "load_joint_model",
@@ -27,6 +29,7 @@ __all__ = [
     "require_fit",
     "require_room_for_views",
     "resolved_configuration",
+    "run_identity",
     "search_stack",
     "stack_digest",
     "timed",

@@ -22,6 +22,7 @@ from .prepared import PreparedStack, Progress, timed
 from .record import resolved_configuration, write_record
 from .settings import NeighbourSettings
 from .views import SCRATCH, clear_outputs, load_joint_model, look_at, require_room_for_views
+from .work import Work
 
 __all__ = ["GUESSES", "NeighbourResult", "find_neighbours", "search_stack"]
 
@@ -126,9 +127,10 @@ def find_neighbours(
         keep_freed_memory()
     with (
         tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch,
+        Work(Path(scratch)) as work,
         mixed_precision(device, settings.mixed_precision),
     ):
-        views = look_at(network, prepared, Path(scratch))
+        views = look_at(network, prepared, work)
         table = search_stack(
             prepared, views, settings.neighbours, prepared.halves, mirrored=settings.mirrored
         )

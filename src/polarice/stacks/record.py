@@ -1,19 +1,22 @@
-"""What every run that reads a stack leaves beside its results: how it was set, and its figures."""
+"""What tells runs apart, and what each leaves beside its results: how it was set, and its figures."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from .. import __version__
 from ..files import whole
 from ..models import ModelCard
-from ..particles import Preprocessor
+from ..particles import ParticleStack, Preprocessor, StackScan
 from .settings import StackSettings
 
-__all__ = ["resolved_configuration", "write_record"]
+__all__ = ["resolved_configuration", "run_identity", "write_record"]
 
 
 class _Result(Protocol):
@@ -42,6 +45,17 @@ def resolved_configuration(
         "preprocessing": preprocessor.summary(),
         "model": asdict(card),
     }
+
+
+def run_identity(stack: ParticleStack, found: StackScan, settings: StackSettings, network: nn.Module) -> str:
+    """Tells runs apart by all that determines their result: rows and pixels, settings, weights, version."""
+    told = {name: str(value) for name, value in asdict(settings).items()}
+    digest = hashlib.sha256(json.dumps([__version__, told]).encode())
+    for table in stack.tables:
+        digest.update(json.dumps([table.name, table.columns]).encode())
+    for values in (found.statistics.background, found.statistics.noise_sigma, *network.state_dict().values()):
+        digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_record(path: Path, result: _Result) -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..files import give_back, require_room, scratch_array
+from ..files import give_back, require_room
 from ..models import ImageState, ModelCard, PolarTransformer, load_model
 from ..neighbours import DiscHarmonics, StackViews
 from ..particles import ParticleStack
 from .prepared import PreparedStack, timed
 from .settings import StackSettings
+from .work import Work
 
 __all__ = [
     "SCRATCH",
@@ -30,6 +31,9 @@ __all__ = [
 # Of folders for a run's files that are gone when it ends.
 SCRATCH = ".scratch-"
 
+# Of `StackViews`, in their order.
+_TYPES = (np.complex64, np.float16, np.float32, np.float32)
+
 
 def clear_outputs(out: Path, names: Iterable[str]) -> None:
     """Remove what an earlier run has left in a folder, so that no mixture of two can remain."""
@@ -40,31 +44,36 @@ def clear_outputs(out: Path, names: Iterable[str]) -> None:
 
 
 class ViewRecorder:
-    """Keeps what the images of a stack are compared by, batch by batch, in files of a folder.
+    """Keeps what the images of a stack are compared by, batch by batch, in files.
 
     Parameters
     ----------
     network : PolarTransformer
     count : int
         Images in all.
-    scratch : Path
+    work : Work
+        Gets the files.
     """
 
-    def __init__(self, network: PolarTransformer, count: int, scratch: Path) -> None:
+    files = ("spectra", "transmitted", "centres", "embedding")
+
+    def __init__(self, network: PolarTransformer, count: int, work: Work) -> None:
         self._harmonics = DiscHarmonics(network.box).to(next(network.parameters()).device)
         length, rings = self._harmonics.spectrum_length, len(self._harmonics.orders)
+        shapes = ((length,), (rings,), (2,), (network.config.embedding,))
         self.views = StackViews(
-            scratch_array(scratch / "spectra", np.complex64, (count, length)),
-            scratch_array(scratch / "transmitted", np.float16, (count, rings)),
-            np.empty((count, 2), np.float32),
-            np.empty((count, network.config.embedding), np.float32),
+            *(
+                work.array(name, dtype, (count, *shape))
+                for name, dtype, shape in zip(self.files, _TYPES, shapes, strict=True)
+            )
         )
 
     @staticmethod
     def bytes_per_image(network: PolarTransformer) -> int:
         """Room on disk."""
         harmonics = DiscHarmonics(network.box)
-        return 8 * harmonics.spectrum_length + 2 * len(harmonics.orders)
+        lengths = harmonics.spectrum_length, len(harmonics.orders), 2, network.config.embedding
+        return sum(np.dtype(t).itemsize * length for t, length in zip(_TYPES, lengths, strict=True))
 
     def put(self, rows: slice, state: ImageState, ctf: Tensor | None, codes: Tensor) -> None:
         """Keep some images as `PolarTransformer.encode` returned them."""
@@ -73,21 +82,21 @@ class ViewRecorder:
         views.passed[rows] = 1 if ctf is None else harmonics.transmitted(ctf.square()).cpu().numpy()
         views.centre[rows] = state.centre.cpu().numpy()
         views.embedding[rows] = codes.cpu().numpy()
-        give_back(views.spectra, views.passed)
+        give_back(*views)
 
 
 @torch.inference_mode()
-def look_at(network: PolarTransformer, prepared: PreparedStack, scratch: Path) -> StackViews:
+def look_at(network: PolarTransformer, prepared: PreparedStack, work: Work) -> StackViews:
     """Run the network's single-image part over a stack, and keep what images are compared by.
 
     Parameters
     ----------
     network : PolarTransformer
     prepared : PreparedStack
-    scratch : Path
-        An existing folder for what is too large for memory.
+    work : Work
+        For what is too large for memory.
     """
-    recorder = ViewRecorder(network, len(prepared), scratch)
+    recorder = ViewRecorder(network, len(prepared), work)
     for rows, images, ctf in prepared.normalised():
         with timed(prepared.seconds, "encode"):
             state, codes = network.encode(images, ctf)
