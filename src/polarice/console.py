@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ class Console:
     """
 
     def __init__(self, *, json_output: bool = False, quiet: bool = False) -> None:
+        # Of several processes that share a run the first speaks.
+        quiet = quiet or os.environ.get("RANK", "0") != "0"
         self.json_output, self.quiet = json_output, quiet
         self._err = RichConsole(stderr=True, highlight=False)
         self._progress: Progress | None = None

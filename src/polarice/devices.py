@@ -1,17 +1,20 @@
-"""Which device to compute on; asked for, never guessed in silence."""
+"""Which device to compute on, and who else computes; asked for, never guessed in silence."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 import torch
 
 from .errors import DeviceError
 
-__all__ = ["keep_freed_memory", "mixed_precision", "resolve_device"]
+__all__ = ["Workers", "keep_freed_memory", "mixed_precision", "resolve_device", "workers"]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -20,7 +23,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     Parameters
     ----------
     name : {"auto", "cpu", "cuda", "mps"} or "cuda:N"
-        ``auto`` takes the first of cuda, mps and cpu that is there.
+        ``auto`` takes the first of cuda, mps and cpu that is there. Of several CUDA devices each process of
+        ``torchrun`` takes one.
 
     Raises
     ------
@@ -29,7 +33,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in present.items() if there))
+        name = next(kind for kind, there in present.items() if there)
+    if name == "cuda" and present["cuda"] and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     kind, _, index = name.partition(":")
     if kind not in present or (index and not index.isdigit()):
         raise DeviceError(f"unknown device {name!r}", hint="choose auto, cpu, cuda or mps")
@@ -38,6 +44,45 @@ def resolve_device(name: str = "auto") -> torch.device:
         there = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise DeviceError(f"the device {name} is absent", hint=f"this machine has {there}")
     return torch.device(name)
+
+
+class Workers(NamedTuple):
+    """The processes that share a run.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this one; the first, 0, does what only one can do.
+    size : int
+        How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def workers() -> Iterator[Workers]:
+    """The processes that ``torchrun`` has started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Workers()
+        return
+    # They meet rarely, and one of them may have long work to do alone.
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield Workers(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def keep_freed_memory() -> None:

@@ -196,7 +196,13 @@ def test_progress_and_room(
 
     def look_around(index: int, done: int) -> None:
         rounds.append((index, done))
-        used.append(sum(file.stat().st_size for file in tmp_path.iterdir() if file.name != "journal"))
+        used.append(
+            sum(
+                file.stat().st_size
+                for file in tmp_path.iterdir()
+                if file.suffix != ".npz" and "journal" not in file.name
+            )
+        )
 
     with Work(tmp_path) as work:
         views = encode_stack(tiny_network, lambda rows: told(images[rows]), 12, work, encoding.append)

@@ -107,6 +107,9 @@ def denoise(
     except KeyboardInterrupt:
         console.note(f"What is done is kept in {out}: go on with --resume, or start anew with --overwrite.")
         raise
+    if not result.files:
+        # One of several processes, of which the first tells what they have done.
+        return 0
     measured = None if truth is None else measure(result.star, truth, particles, pixel_size_A=pixel_size_A)
     page = run_report(out / "report.html", result, truth=truth, evaluation=measured)
     for notice in result.notices:

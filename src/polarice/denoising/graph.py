@@ -27,7 +27,7 @@ __all__ = ["GraphResult", "attend_graph", "encode_stack", "scratch_bytes"]
 
 _ENCODED, _BATCH = 64, 32
 # Images after which what is done is put on record.
-_PART = 1024
+_PART = 512
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices import keep_freed_memory, mixed_precision, resolve_device
+from ..devices import Workers, keep_freed_memory, mixed_precision, resolve_device, workers
 from ..errors import ModelError, OutputError
 from ..files import prepare_output, save_arrays
 from ..models import PolarTransformer, load_model
@@ -29,7 +29,7 @@ from ..stacks import (
 )
 from .preflight import misfits, require_scratch_room
 from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
-from .run import JointRun, StackRun
+from .run import JointRun, SingleRun, StackRun
 
 __all__ = ["denoise_stack"]
 
@@ -51,7 +51,8 @@ def denoise_stack(
 ) -> DenoiseResult:
     """Denoise a particle stack, file to file.
 
-    What an interrupted run has done stays in the folder, for another to go on with.
+    What an interrupted run has done stays in the folder, for another to go on with. The processes that
+    ``torchrun`` has started on one machine share the work; the first of them writes the result.
 
     Parameters
     ----------
@@ -79,6 +80,19 @@ def denoise_stack(
         Anything wrong with the input, the model, the device or the output, before any computing.
     """
     settings, out = settings or DenoiseSettings(), Path(out)
+    with workers() as team:
+        return _denoise(Path(particles), out, settings, overwrite, resume, progress, team)
+
+
+def _denoise(
+    particles: Path,
+    out: Path,
+    settings: DenoiseSettings,
+    overwrite: bool,
+    resume: bool,
+    progress: Progress | None,
+    team: Workers,
+) -> DenoiseResult:
     report = progress or (lambda stage, done, total: None)
     unfinished = out / UNFINISHED
     resume = resume and unfinished.is_dir()
@@ -106,6 +120,8 @@ def denoise_stack(
     prepared = PreparedStack.measure(stack, settings, cast(int, network.box), device, report)
     preprocessor = prepared.preprocessor
     notices += [*prepared.notices, *prepared.half_set_notices]
+    # From here on the folder changes: nobody may still be looking what lies in it.
+    team.wait()
     out.mkdir(parents=True, exist_ok=True)
     marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
     writer = ParticleWriter(
@@ -118,43 +134,29 @@ def denoise_stack(
         optics=marks["optics"],
         overwrite=overwrite or resume,
     )
-    clear_outputs(out, _FILES)
-    if not resume:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    if team.leads:
+        clear_outputs(out, _FILES)
+        if not resume:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    team.wait()
     runner = StackRun(prepared)
-    joint: JointRun | None = None
     if device.type == "cpu":
         keep_freed_memory()
     identity = run_identity(stack, prepared.found, settings, network)
-    with (
-        Work(unfinished, identity) as work,
-        writer,
-        mixed_precision(device, settings.mixed_precision),
-    ):
+    with Work(unfinished, identity, team) as work, mixed_precision(device, settings.mixed_precision):
         if isinstance(network, PolarTransformer):
-            joint = runner.jointly(network, writer, settings, work, given)
-            gains = joint.gains
-            writer.set_columns(
-                particles={
-                    "polariceConfidence": confidence(joint.weights, joint.probability),
-                    "polariceEffectiveNeighbours": effective_neighbours(joint.weights),
-                }
-            )
+            made: JointRun | SingleRun = runner.jointly(network, settings, work, given)
         else:
-            gains = runner.singly(network, writer, work)
+            made = runner.singly(network, work)
+    joint = made if isinstance(made, JointRun) else None
     if joint is not None and not joint.informed:
         notices.append(GUESSES)
-    if bool((gains == 1).any()):
+    if bool((made.gains == 1).any()):
         why = "is too uncertain" if preprocessor.ctf_known else "needs a CTF"
         notices.append(
             f"The grey scale was not measured, because that {why}: "
             "the amplitudes are the network's own guess, the shapes are surer."
         )
-    files = {str(writer.star_path): "denoised particles", str(writer.stack_path): "their images"}
-    if joint is not None:
-        table = out / NEIGHBOUR_FILE
-        save_arrays(table, _arrays(joint, stack))
-        files[str(table)] = "neighbours of each particle, their weights and in-plane angles"
     result = DenoiseResult(
         stack.path,
         writer.star_path,
@@ -162,24 +164,46 @@ def denoise_stack(
         card,
         preprocessor,
         prepared.found,
-        None if joint is None else joint.neighbours,
+        None if joint is None else joint.rows,
         None if joint is None else joint.weights,
         None if joint is None else joint.angles_deg,
         None if joint is None else joint.probability,
-        gains,
+        made.gains,
         prepared.seconds,
         tuple(notices),
-        files,
     )
-    write_record(out / "denoise.json", result)
-    work.remove()
+    if team.leads:
+        _write(out, result, writer, runner, made)
+        work.remove()
     return result
+
+
+def _write(
+    out: Path, result: DenoiseResult, writer: ParticleWriter, runner: StackRun, made: JointRun | SingleRun
+) -> None:
+    """Leave the stack, the neighbours and the record, and count them among the result's files."""
+    with writer:
+        runner.write(writer, made)
+        if isinstance(made, JointRun):
+            writer.set_columns(
+                particles={
+                    "polariceConfidence": confidence(made.weights, made.probability),
+                    "polariceEffectiveNeighbours": effective_neighbours(made.weights),
+                }
+            )
+    result.files[str(writer.star_path)] = "denoised particles"
+    result.files[str(writer.stack_path)] = "their images"
+    if isinstance(made, JointRun):
+        table = out / NEIGHBOUR_FILE
+        save_arrays(table, _arrays(made, runner.prepared.stack))
+        result.files[str(table)] = "neighbours of each particle, their weights and in-plane angles"
+    write_record(out / "denoise.json", result)
 
 
 def _arrays(joint: JointRun, stack: ParticleStack) -> dict[str, NDArray[Any]]:
     """What a joint run has learned of neighbours, to be read by people and by `GivenNeighbours`."""
     arrays: dict[str, NDArray[Any]] = {
-        "neighbours": joint.neighbours,
+        "neighbours": joint.rows,
         "weights": joint.weights,
         "angles_deg": joint.angles_deg,
         "stack": np.array(stack_digest(stack)),

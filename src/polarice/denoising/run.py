@@ -20,9 +20,9 @@ from .calibration import measure_gain
 from .graph import attend_graph, encode_stack
 from .result import DenoiseSettings
 
-__all__ = ["JointRun", "StackRun"]
+__all__ = ["JointRun", "SingleRun", "StackRun"]
 
-_BATCH, _PART = 64, 1024
+_BATCH, _PART = 64, 512
 _COMPANY = "company.npz"
 # Images on which the grey scale is measured, and members of a set among them.
 _SAMPLE = 256
@@ -31,25 +31,45 @@ _LARGEST_SET = 16
 _LARGEST_ERROR = 0.15
 
 
-class JointRun(NamedTuple):
-    """What a joint run has learned on the way.
+class SingleRun(NamedTuple):
+    """What a network that looks at images alone has made of a stack.
 
     Attributes
     ----------
-    neighbours : ndarray of int64, shape (n, k)
-    probability : ndarray of float32, shape (n, k), or None
-        Of one view; None if nobody knows.
+    images : ndarray, shape (n, y, x), float32
+        In a file of the run's.
+    gains : ndarray of float32, shape (n,)
+        What brings each image to the data's grey scale.
+    """
+
+    images: NDArray[np.float32]
+    gains: NDArray[np.float32]
+
+
+class JointRun(NamedTuple):
+    """What a joint network has made of a stack, and learned on the way.
+
+    Attributes
+    ----------
+    images : ndarray, shape (n, y, x), float32
+        In a file of the run's.
     weights, angles_deg : ndarray of float32, shape (n, k)
         From the last round of attention.
+    rows : ndarray of int64, shape (n, k)
+        Neighbours.
+    probability : ndarray of float32, shape (n, k), or None
+        Of one view; None if nobody knows.
     gains : ndarray of float32, shape (n,)
+        What brings each image to the data's grey scale.
     informed : bool
         Whether the search, if there was one, found anything that tells views apart.
     """
 
-    neighbours: NDArray[np.int64]
-    probability: NDArray[np.float32] | None
+    images: NDArray[np.float32]
     weights: NDArray[np.float32]
     angles_deg: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    probability: NDArray[np.float32] | None
     gains: NDArray[np.float32]
     informed: bool
 
@@ -89,23 +109,21 @@ class StackRun:
             gain, error = measure_gain(lambda images: denoise(images, ctf), seen, ctf, mask)
         return gain if gain > 0 and error < _LARGEST_ERROR * gain else 1.0
 
-    def write_all(
-        self, writer: ParticleWriter, images: NDArray[np.float32], gains: NDArray[np.float32]
-    ) -> None:
+    def write(self, writer: ParticleWriter, made: SingleRun | JointRun) -> None:
         """Put denoised images back into the stack's grey scale and write them."""
         device, preprocessor = self.prepared.device, self.prepared.preprocessor
         mask = preprocessor.mask().to(device)
         for rows in self._slices(_BATCH):
             with timed(self.prepared.seconds, "write"):
                 statistics = self.prepared.found.statistics[rows].to(device)
-                scale = torch.from_numpy(gains[rows])[:, None, None].to(device)
-                masked = torch.from_numpy(images[rows]).to(device) * scale * mask
+                scale = torch.from_numpy(made.gains[rows])[:, None, None].to(device)
+                masked = torch.from_numpy(made.images[rows]).to(device) * scale * mask
                 writer.append(preprocessor.inverse(masked, statistics).cpu().numpy())
-                give_back(images)
+                give_back(made.images)
 
     @torch.inference_mode()
-    def singly(self, network: nn.Module, writer: ParticleWriter, work: Work) -> NDArray[np.float32]:
-        """Denoise every image alone; returns the gain of each."""
+    def singly(self, network: nn.Module, work: Work) -> SingleRun:
+        """Denoise every image alone."""
         halves = self.prepared.halves
         gains = np.ones(len(halves), np.float32)
         if self.prepared.preprocessor.ctf_known:
@@ -128,8 +146,7 @@ class StackRun:
                     images[rows] = network(seen, ctf).cpu().numpy()
                     give_back(images)
                 self.prepared.report("denoise", rows.stop, total)
-        self.write_all(writer, images, gains)
-        return gains
+        return SingleRun(images, gains)
 
     def _slices(self, size: int, within: slice | None = None) -> list[slice]:
         """Rows, so many at a time."""
@@ -140,7 +157,6 @@ class StackRun:
     def jointly(
         self,
         network: PolarTransformer,
-        writer: ParticleWriter,
         settings: DenoiseSettings,
         work: Work,
         given: GivenNeighbours | None = None,
@@ -158,12 +174,9 @@ class StackRun:
                 prepared.device,
                 lambda index, done: prepared.report(f"attend ({index + 1} of {rounds})", done, total),
             )
-        self.write_all(writer, result.images, company.gains)
         # Copies: the files go with the run.
         weights, angles_deg = np.array(result.weights), np.array(result.angles_deg)
-        return JointRun(
-            company.rows, company.probability, weights, angles_deg, company.gains, company.informed
-        )
+        return JointRun(result.images, weights, angles_deg, **company._asdict())
 
     def _company(
         self,
@@ -188,18 +201,18 @@ class StackRun:
                 network, look, total, work, lambda done: prepared.report("encode", done, total)
             )
         seconds["encode"] -= seconds.get("read and normalise", 0.0) - before
-        informed = True
-        if given is None:
-            groups = self._groups(settings.sets_from)
-            table = search_stack(prepared, views, settings.neighbours, groups)
-            informed = table.informed
-            given = GivenNeighbours(table.rows, table.probability, 0)
-        gains = self._joint_gains(network, given.rows)
-        company = _Company(given.rows, given.probability, gains, informed)
-        company.save(work)
+        if work.team.leads:
+            informed = True
+            if given is None:
+                groups = self._groups(settings.sets_from)
+                table = search_stack(prepared, views, settings.neighbours, groups)
+                informed = table.informed
+                given = GivenNeighbours(table.rows, table.probability, 0)
+            gains = self._joint_gains(network, given.rows)
+            _Company(given.rows, given.probability, gains, informed).save(work)
         work.finish("neighbours")
         work.drop(*ViewRecorder.files)
-        return company
+        return _Company.load(work)
 
     def _groups(self, sets_from: str | None) -> NDArray[np.int64]:
         """Group of each particle: those of a half set that a column, if there is one, puts together."""

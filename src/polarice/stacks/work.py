@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..devices import Workers
 from ..errors import OutputError
 
 __all__ = ["Work"]
@@ -32,6 +33,8 @@ class Work:
         Made if absent. What an earlier run has left there is gone on with.
     identity : str
         Of everything that determines the result; a run is only gone on with if it is the same.
+    team : Workers
+        Processes of one machine that share the work; all must ask for the same in the same order.
 
     Raises
     ------
@@ -40,27 +43,41 @@ class Work:
         written.
     """
 
-    def __init__(self, folder: Path, identity: str = "") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, identity: str = "", team: Workers | None = None) -> None:
+        self.folder, self.team = folder, team or Workers()
         folder.mkdir(exist_ok=True)
-        self._journal = (folder / "journal").open("a+", encoding="utf-8")
+        self._journal = (folder / f"journal-{self.team.rank}").open("a+", encoding="utf-8")
         self._lock()
-        self._journal.seek(0)
-        # A line that was not finished tells of nothing that can be relied upon.
-        whole, _, torn = self._journal.read().rpartition("\n")
-        lines = whole.split("\n") if whole else []
-        if torn:
-            self._journal.truncate(len(f"{whole}\n".encode()) if whole else 0)
-        self._done = set(lines[1:])
-        if not lines:
-            self._write(identity)
-        elif lines[0] != identity:
+        self._done: set[str] = set()
+        try:
+            self._mend(identity)
+            self.team.wait()
+            # Whoever has done it before: there may have been more of them.
+            for journal in folder.glob("journal-*"):
+                self._done.update(self._read(journal, identity)[1:])
+        except OutputError:
             self._journal.close()
+            raise
+
+    def _mend(self, identity: str) -> None:
+        """Begin the journal, or leave out a line that was not finished: it tells of nothing to rely on."""
+        path = Path(self._journal.name)
+        whole, newline, torn = path.read_text(encoding="utf-8").rpartition("\n")
+        if torn:
+            self._journal.truncate(len((whole + newline).encode()))
+        if not self._read(path, identity):
+            self._write(identity)
+
+    def _read(self, journal: Path, identity: str) -> list[str]:
+        """Lines of a journal, the first of which must be this run's identity."""
+        lines = journal.read_text(encoding="utf-8").splitlines()
+        if lines and lines[0] != identity:
             raise OutputError(
                 "the run that was interrupted here had another stack, model, version or other settings",
-                path=folder.parent,
+                path=self.folder.parent,
                 hint="go on with the very same, or start anew with --overwrite",
             )
+        return lines
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +111,7 @@ class Work:
         """
         path = self.folder / name
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if not path.exists() or path.stat().st_size != size:
+        if self.team.leads and (not path.exists() or path.stat().st_size != size):
             try:
                 with path.open("wb") as file:
                     # Room for all of it, or the system would end the program where it runs out.
@@ -103,27 +120,29 @@ class Work:
                     file.truncate(size)
             except OSError as error:
                 raise OutputError(f"cannot be written ({error})", path=path) from None
+        self.team.wait()
         return np.memmap(path, dtype, "r+", shape=shape)
 
     def drop(self, *names: str) -> None:
         """Remove files that nobody needs any more; arrays that are still in use keep what they have."""
-        for name in names:
+        for name in names if self.team.leads else ():
             (self.folder / name).unlink(missing_ok=True)
 
     def has(self, stage: str) -> bool:
         """Whether a stage is done."""
         return stage in self._done
 
-    def finish(self, stage: str, *arrays: NDArray[Any]) -> None:
-        """Note that a stage, or a part of one, is done once these arrays are on the disk."""
-        for array in arrays:
-            if isinstance(array, np.memmap):
-                array.flush()
-        self._write(stage)
+    def finish(self, stage: str) -> None:
+        """Note that a stage is done, when all have come here."""
+        self.team.wait()
         self._done.add(stage)
+        if self.team.leads:
+            self._write(stage)
 
     def parts(self, stage: str, parts: Sequence[Part], *arrays: NDArray[Any]) -> Iterator[Part]:
-        """The parts of a stage that are not done; each counts as done when the next is asked for.
+        """The parts of a stage that nobody has done; each counts as done when the next is asked for.
+
+        They come to an end when all processes have done theirs.
 
         Parameters
         ----------
@@ -132,12 +151,20 @@ class Work:
         *arrays : ndarray
             That the stage writes.
         """
-        for number, part in enumerate(parts):
-            name = f"{stage}, part {number + 1}"
-            if name not in self._done:
-                yield part
-                self.finish(name, *arrays)
+        names = [f"{stage}, part {number + 1}" for number in range(len(parts))]
+        share = slice(self.team.rank, None, self.team.size)
+        for name, part in zip(names[share], parts[share], strict=True):
+            if name in self._done:
+                continue
+            yield part
+            for array in arrays:
+                if isinstance(array, np.memmap):
+                    array.flush()
+            self._write(name)
+        self.team.wait()
+        self._done.update(names)
 
     def remove(self) -> None:
         """End the run: nothing of the folder remains."""
-        shutil.rmtree(self.folder)
+        if self.team.leads:
+            shutil.rmtree(self.folder)
