@@ -7,6 +7,7 @@ have the same ``uid``: ``J24_005_particles.cs`` and ``J24_passthrough_particles.
 from __future__ import annotations
 
 import re
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _load(path: Path) -> Dataset:
         raise ParticleFileError("the file does not exist", path=path) from None
     except OSError as error:
         raise ParticleFileError(f"cannot be read ({error.strerror})", path=path) from None
-    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
+    except (ValueError, MemoryError, SyntaxError, tokenize.TokenError) as error:
         if "Object arrays" in str(error):
             raise ParticleFileError(
                 "holds pickled Python objects, which could run anything and are not read", path=path,

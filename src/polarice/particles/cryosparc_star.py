@@ -67,7 +67,7 @@ class _Fields:
             raise ParticleFileError(
                 f"{name} is not {width or 'one'} number for each particle", path=self.path
             )
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        bad = ~np.isfinite(values.reshape(len(values), width or 1)).all(1)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             raise ParticleFileError(
@@ -114,12 +114,11 @@ def _scaled(fields: _Fields, wanted: tuple[Scaled, ...]) -> dict[str, list[str]]
 
 def _optics(fields: _Fields) -> tuple[StarTable, list[str]]:
     """The optics table, and each particle's group in it."""
-    said = {column: fields.numbers(field) for field, column, _ in OPTICS if field in fields}
+    # The exposure group first: groups are numbered in the order of what is said first.
+    of_group = (("ctf/exp_group_id", EXPOSURE_GROUP), *(each[:2] for each in OPTICS), ("blob/sign", SIGN))
+    said = {column: fields.numbers(field) for field, column in of_group if field in fields}
     if "blob/shape" in fields:
         said["rlnImageSize"] = fields.numbers("blob/shape", 2)[:, 0]
-    for column, field in ((EXPOSURE_GROUP, "ctf/exp_group_id"), (SIGN, "blob/sign")):
-        if field in fields:
-            said[column] = fields.numbers(field)
     codes = [np.unique(values, return_inverse=True)[1] for values in said.values()]
     codes.append(np.zeros(len(fields.dataset), np.intp))
     _, first, group = np.unique(np.stack(codes, 1), axis=0, return_index=True, return_inverse=True)
