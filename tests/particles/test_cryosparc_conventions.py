@@ -6,6 +6,8 @@ poses cryoDRGN has brought to its own convention, which images fix (`test_cryodr
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,3 +186,29 @@ def test_the_sign_is_kept_and_pixels_stay_as_they_are(small_cs: Path) -> None:
     stack = ParticleStack.open(small_cs)
     assert stack.column("cryosparcSign") == ["-1.0"] * 4
     assert float(stack.images([0]).mean()) == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.interop
+def test_relion_projects_as_the_poses_and_shifts_say(tmp_path: Path, write_cs_file: Write) -> None:
+    """An atom off the centre comes to lie where cryoSPARC's pose and shift put it."""
+    if shutil.which("relion_project") is None:
+        pytest.skip("RELION is not installed")
+    box, atom = 32, np.array([6.0, -4.0, 3.0])
+    z, y, x = np.mgrid[:box, :box, :box] - box // 2
+    volume = np.exp(-((x - atom[0]) ** 2 + (y - atom[1]) ** 2 + (z - atom[2]) ** 2) / 8)
+    with mrcfile.new(tmp_path / "in.mrc") as file:
+        file.set_data(volume.astype("f4"))
+        file.voxel_size = 2.0
+    cs = write_cs_file(tmp_path / "a.cs", {"blob/shape": np.full((4, 2), box, "u4")}, drop=("ctf/df1_A",))
+    convert_metadata(cs, tmp_path / "in.star")
+    command = ["relion_project", "--i", "in.mrc", "--o", "out", "--ang", "in.star", "--pad", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    images = ParticleStack.open(tmp_path / "out.mrcs", pixel_size_A=2.0).images(slice(None))
+    rows, columns = np.mgrid[:box, :box] - box // 2
+    weights = np.where(images > 0.2 * images.max((1, 2), keepdims=True), images, 0)
+    weights /= weights.sum((1, 2), keepdims=True)
+    found = np.stack([(weights * columns).sum((1, 2)), (weights * rows).sum((1, 2))], 1)
+    table = np.load(cs)
+    turned = Rotation.from_rotvec(table["alignments3D/pose"]).inv().apply(atom)[:, :2]
+    np.testing.assert_allclose(found, turned - 2 * table["alignments3D/shift"], atol=0.2)
