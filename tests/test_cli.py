@@ -151,13 +151,19 @@ def test_version_and_help(run: Run) -> None:
     for tokens in ((), ("--help",)):
         ended = run(*tokens)
         assert ended.status == 0
-        commands = ("info", "simulate", "denoise", "neighbours", "classify", "evaluate")
+        commands = ("info", "convert", "simulate", "denoise", "neighbours", "classify", "evaluate")
         for command in (*commands, "bank", "train", "models", "demo", "benchmark"):
             assert command in ended.out
 
 
 OPTIONS = {
     "info": {"--pixel-size": "Å"},
+    "convert": {
+        "--passthrough": "found by its name",
+        "--pixel-size": "Å",
+        "--contrast": "[default: bright]",
+        "--overwrite": "Replace",
+    },
     "simulate": {
         "--particles": "[default: 2048]",
         "--box": "pixels",
@@ -231,6 +237,7 @@ def test_help_names_units_and_defaults(command: str, run: Run) -> None:
         (["simulate", "absent.pdb", "--out", "x"], ["absent.pdb", "does not exist"]),
         (["denoise", "absent.star", "--out", "x", "--model", "nothing"], ["nothing"]),
         (["evaluate", "absent.star", "--truth", "absent.star"], ["absent.star", "does not exist"]),
+        (["convert", "absent.cs", "x.star"], ["absent.cs", "does not exist"]),
         (["bank", "build", "absent", "--out", "x.npz"], ["absent"]),
         (["train", "absent.toml", "--bank", "x.npz", "--out", "x"], ["absent.toml"]),
     ],
@@ -292,6 +299,27 @@ def test_info_on_a_broken_stack(run: Run, altered: Altered, tmp_path: Path) -> N
     assert ended.status == 1
     assert len(ended.json()["problems"]) == 2
     assert run("info", star, "--quiet") == Ended(1, "", "")
+
+
+def test_convert(run: Run, example_stack: SimulationResult, tmp_path: Path) -> None:
+    """Out and back."""
+    cs, star = tmp_path / "a.cs", tmp_path / "b.star"
+    ended = run("convert", example_stack.particles, cs)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"48 particles: {cs}\n"
+    figures = run("convert", cs, star, "--json").json()
+    assert figures == {"particles": 48, "notices": [], "files": {str(star): "particles"}}
+    check_error(run("convert", cs, star), "b.star", "exists already", "--overwrite")
+    assert run("convert", cs, star, "--overwrite", "--quiet") == Ended(0, "", "")
+    before, after = ParticleStack.open(example_stack.particles), ParticleStack.open(star)
+    np.testing.assert_array_equal(after.images(slice(None)), before.images(slice(None)))
+    assert (
+        run("info", cs).out.splitlines()[1:4]
+        == run("info", star).out.replace("RELION 3.1", "cryoSPARC").splitlines()[1:4]
+    )
+    ended = run("convert", example_stack.particles, tmp_path / "dark.cs", "--contrast", "dark")
+    ended = run("convert", tmp_path / "dark.cs", tmp_path / "dark.star")
+    assert "note: the protein is dark in these images; RELION wants it bright" in ended.err
 
 
 # -- simulate and evaluate ----------------------------------------------------------------------------

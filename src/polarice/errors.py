@@ -39,7 +39,7 @@ class PolariceError(Exception):
 
 
 class ParticleFileError(PolariceError):
-    """A STAR or MRC file is missing, broken, or lacks what is asked of it."""
+    """A STAR, cryoSPARC or MRC file is missing, broken, or lacks what is asked of it."""
 
 
 class StructureError(PolariceError):

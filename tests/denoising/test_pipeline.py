@@ -19,10 +19,10 @@ from polarice.denoising import (
     graph,
     run,
 )
-from polarice.errors import OutputError
+from polarice.errors import OutputError, PolariceError
 from polarice.imaging import fourier_resample
 from polarice.neighbours import NOBODY
-from polarice.particles import ParticleStack
+from polarice.particles import ParticleStack, convert_metadata
 from polarice.simulation import SimulationResult
 from polarice.stacks import prepared
 
@@ -465,6 +465,25 @@ def test_progress_is_told_by_stages(
 
 
 @pytest.mark.interop
+def test_a_cryosparc_stack_comes_back_as_one(
+    altered: Altered, singly: DenoiseSettings, tmp_path: Path
+) -> None:
+    """The same pixels as from its STAR file; every field but those of the images kept, and marked."""
+    star = altered(tmp_path / "in")
+    cs = tmp_path / "in" / "particles.cs"
+    convert_metadata(star, cs)
+    expected, found = (denoise_stack(path, tmp_path / path.suffix[1:], singly) for path in (star, cs))
+    np.testing.assert_allclose(pixels(found.star), pixels(expected.star), rtol=1e-4, atol=1e-4)
+    assert str(tmp_path / "cs" / "denoised.cs") in found.files
+    source, made = (np.load(path) for path in (cs, tmp_path / "cs" / "denoised.cs"))
+    for name in source.dtype.names:
+        if not name.startswith("blob/"):
+            np.testing.assert_array_equal(made[name], source[name])
+    np.testing.assert_array_equal(made["blob/sign"], source["blob/sign"])
+    with pytest.raises(PolariceError, match="denoised"):
+        denoise_stack(tmp_path / "cs" / "denoised.cs", tmp_path / "again", singly)
+
+
 def test_relion_opens_the_result(joint_run: DenoiseResult, tmp_path: Path) -> None:
     if shutil.which("relion_image_handler") is None:
         pytest.skip("RELION is not installed")

@@ -355,7 +355,7 @@ def test_star_without_particles(tmp_path: Path) -> None:
         ParticleStack.open(tmp_path / "m.star")
 
 
-@pytest.mark.parametrize("name", ["a.cs", "a.txt", "folder"])
+@pytest.mark.parametrize("name", ["a.csg", "a.txt", "folder"])
 def test_other_files_are_no_stacks(tmp_path: Path, name: str) -> None:
     with pytest.raises(ParticleFileError, match=r"files are not read\. Give a \.star"):
         ParticleStack.open(tmp_path / name)

@@ -155,7 +155,7 @@ def classify_stack(
     Parameters
     ----------
     particles : path-like
-        ``.star``, ``.mrcs`` or ``.mrc``.
+        ``.star``, ``.cs``, ``.mrcs`` or ``.mrc``.
     out : path-like
         Folder for ``classes_data.star`` (particles), ``classes_model.star`` (classes),
         ``classes_averages.mrcs``, ``classes_denoised.mrcs`` (if there are denoised images) and

@@ -15,7 +15,7 @@ __all__ = ["classify", "demo", "denoise", "neighbours"]
 
 
 def neighbours(
-    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
     *,
     out: Out,
     model: JointModel = "polar-transformer-64",
@@ -52,7 +52,7 @@ def neighbours(
 
 
 def denoise(
-    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
     *,
     out: Out,
     model: Annotated[
@@ -126,7 +126,7 @@ def denoise(
 
 
 def classify(
-    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
     *,
     out: Out,
     classes: Annotated[int, Parameter(help="How many, at most.")] = 100,

@@ -1,4 +1,4 @@
-"""Commands about particle files: what they are, simulated ones, how good denoised ones are."""
+"""Commands about particle files: what they are, other formats, simulated ones, how good denoised ones are."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from .options import Out, Output, Overwrite
 
-__all__ = ["evaluate", "info", "simulate"]
+__all__ = ["convert", "evaluate", "info", "simulate"]
 
 
 def info(
-    particles: Annotated[Path, Parameter(help="A .star, .mrcs or .mrc file.")],
+    particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
     *,
     pixel_size: Annotated[float | None, Parameter(help="Å per pixel, where the file does not say.")] = None,
     output: Output | None = None,
@@ -26,6 +26,45 @@ def info(
     console.say(format_description(description))
     console.finish(description)
     return 1 if description.get("problems") else 0
+
+
+def convert(
+    source: Annotated[Path, Parameter(help="A .star or .cs file.")],
+    target: Annotated[Path, Parameter(help="The .star or .cs file to write.")],
+    *,
+    passthrough: Annotated[
+        Path | None, Parameter(help="Passthrough file of a .cs file; found by its name by default.")
+    ] = None,
+    pixel_size: Annotated[float | None, Parameter(help="Å per pixel, where the file does not say.")] = None,
+    contrast: Annotated[
+        Literal["bright", "dark"], Parameter(help="Contrast of the protein in images of a .star file.")
+    ] = "bright",
+    overwrite: Annotated[bool, Parameter(help="Replace the file to write.", negative="")] = False,
+    output: Output | None = None,
+) -> int:
+    """Convert metadata between RELION and cryoSPARC; the images stay where they are."""
+    from ..particles import convert_metadata
+
+    console = (output or Output()).console()
+    result = convert_metadata(
+        source,
+        target,
+        passthrough=passthrough,
+        pixel_size_A=pixel_size,
+        contrast=contrast,
+        overwrite=overwrite,
+    )
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    console.say(f"{result.particles:,} particles: {result.path}")
+    console.finish(
+        {
+            "particles": result.particles,
+            "notices": list(result.notices),
+            "files": {str(result.path): "particles"},
+        }
+    )
+    return 0
 
 
 def simulate(

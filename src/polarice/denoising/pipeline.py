@@ -37,7 +37,7 @@ __all__ = ["denoise_stack"]
 # What an interrupted run has done.
 UNFINISHED = ".unfinished"
 # What a run leaves; report.html is the command line's.
-_FILES = ("denoised.star", "denoised.mrcs", NEIGHBOUR_FILE, "denoise.json", "report.html")
+_FILES = ("denoised.star", "denoised.mrcs", "denoised.cs", NEIGHBOUR_FILE, "denoise.json", "report.html")
 
 
 def denoise_stack(
@@ -57,10 +57,10 @@ def denoise_stack(
     Parameters
     ----------
     particles : path-like
-        ``.star``, ``.mrcs`` or ``.mrc``.
+        ``.star``, ``.cs``, ``.mrcs`` or ``.mrc``.
     out : path-like
-        Folder for ``denoised.star``, ``denoised.mrcs``, ``neighbours.npz`` (joint networks) and
-        ``denoise.json``.
+        Folder for ``denoised.star``, ``denoised.mrcs``, ``denoised.cs`` (of a ``.cs`` file),
+        ``neighbours.npz`` (joint networks) and ``denoise.json``.
     settings : DenoiseSettings, optional
     overwrite : bool
         Allow a folder that is not empty.
@@ -191,8 +191,7 @@ def _write(
                     "polariceEffectiveNeighbours": effective_neighbours(made.weights),
                 }
             )
-    result.files[str(writer.star_path)] = "denoised particles"
-    result.files[str(writer.stack_path)] = "their images"
+    result.files.update({str(path): what for path, what in writer.paths.items()})
     if isinstance(made, JointRun):
         table = out / NEIGHBOUR_FILE
         save_arrays(table, _arrays(made, runner.prepared.stack))

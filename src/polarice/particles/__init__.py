@@ -1,5 +1,7 @@
 """What a user brings and takes away: particle stacks, their files, and their preprocessing."""
 
+from .convert import Conversion, convert_metadata
+from .cryosparc import Dataset, read_cs, write_cs
 from .info import describe, format_description
 from .mrc import MrcHeader, MrcReader, read_header
 from .mrc_writer import MrcStackWriter
@@ -11,6 +13,8 @@ from .writer import ParticleWriter, denoised_columns
 
 __all__ = [
     "Contrast",
+    "Conversion",
+    "Dataset",
     "ImageStatistics",
     "MrcHeader",
     "MrcReader",
@@ -20,13 +24,16 @@ __all__ = [
     "Preprocessor",
     "StackScan",
     "StarTable",
+    "convert_metadata",
     "denoised_columns",
     "describe",
     "format_description",
     "format_values",
     "measure",
+    "read_cs",
     "read_header",
     "read_star",
     "scan",
+    "write_cs",
     "write_star",
 ]

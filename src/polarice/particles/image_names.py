@@ -47,21 +47,21 @@ def parse_image_names(names: Sequence[str]) -> ImageNames:
 
 
 class StackLocator:
-    """Finds the stack files that a STAR file names.
+    """Finds the stack files that a STAR or cryoSPARC file names.
 
-    RELION writes names relative to the project folder, which is some ancestor of the STAR file's
-    folder. Looked at: the STAR file's folder, each of its ancestors, and the working folder.
+    RELION and cryoSPARC write names relative to the project folder, which is some ancestor of the file's
+    folder. Looked at: the file's folder, each of its ancestors, and the working folder.
 
     Parameters
     ----------
-    star : Path
-        The STAR file.
+    source : Path
+        The STAR or cryoSPARC file.
     files : list of str
         The names in it; the folder in which the first of them is found is tried first for the rest.
     """
 
-    def __init__(self, star: Path, files: Sequence[str]) -> None:
-        folder = star.absolute().parent
+    def __init__(self, source: Path, files: Sequence[str]) -> None:
+        folder = source.absolute().parent
         self.folders = list(dict.fromkeys([folder, *folder.parents, Path.cwd()]))
         self._found: dict[str, Path | None] = {}
         for name in files[:1]:

@@ -44,6 +44,8 @@ class ParticleMetadata:
     ----------
     particles, optics : StarTable or None
         The particle table, and the optics table where there is one.
+    given_pixel_size_A : float or None
+        What overrides the tables.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class ParticleMetadata:
         self.particles = find_particle_table(path, tables) if tables else None
         self.optics = next((table for table in tables if table.name == "optics" and len(table)), None)
         self._count = count
-        self._given_pixel_size = pixel_size_A
+        self.given_pixel_size_A = pixel_size_A
         self._numeric: dict[str, NDArray[np.float64] | None] = {}
 
     def __len__(self) -> int:
@@ -139,8 +141,8 @@ class ParticleMetadata:
         ParticleFileError
             If it is nowhere, or differs between particles by more than 0.1 %.
         """
-        if self._given_pixel_size is not None:
-            return self._given_pixel_size
+        if self.given_pixel_size_A is not None:
+            return self.given_pixel_size_A
         sizes = self.pixel_sizes_A()
         if sizes is None or not len(sizes):
             raise ParticleFileError("the pixel size is nowhere", path=self.path, hint=_GIVE_PIXEL_SIZE)

@@ -1,4 +1,4 @@
-"""The particle stack that a user brings: a STAR file or a bare MRC stack, read lazily.
+"""The particle stack that a user brings: a STAR file, a cryoSPARC file or a bare MRC stack, read lazily.
 
 Nothing is read from the stack files until images or their box are asked for, so that a broken stack
 can be opened and described.
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ParticleFileError, PolariceError
+from .cryosparc import Dataset, read_cs
+from .cryosparc_star import star_tables
 from .image_names import ImageNames, StackLocator, parse_image_names
 from .metadata import ParticleMetadata, find_particle_table
 from .mrc import MrcHeader, MrcReader, read_header
@@ -21,7 +23,9 @@ from .star import StarTable, read_star
 
 __all__ = ["ParticleStack", "StackFormat"]
 
-StackFormat = Literal["RELION 3.1", "RELION 3.0", "MRC"]
+StackFormat = Literal["RELION 3.1", "RELION 3.0", "cryoSPARC", "MRC"]
+
+_RELION_31 = 30001
 
 
 class ParticleStack(ParticleMetadata):
@@ -30,17 +34,20 @@ class ParticleStack(ParticleMetadata):
     Attributes
     ----------
     path : Path
-        The STAR or MRC file.
+        The STAR, cryoSPARC or MRC file.
     format : str
-        "RELION 3.1" (and later), "RELION 3.0" or "MRC".
+        "RELION 3.1" (and later), "RELION 3.0", "cryoSPARC" or "MRC".
     tables : list of StarTable
-        Every block of the STAR file in its order; empty for a bare stack.
+        Every block of the STAR file in its order, or what a cryoSPARC file says in RELION 3.1's terms;
+        empty for a bare stack.
     particles, optics : StarTable or None
         The particle table, and the optics table where there is one.
     version : int or None
         RELION's version number from the STAR file.
     names : ImageNames
         Stack file and index of each particle.
+    dataset : Dataset or None
+        All that a cryoSPARC file and its passthrough file say, shape (n,).
     """
 
     def __init__(
@@ -52,28 +59,34 @@ class ParticleStack(ParticleMetadata):
         *,
         version: int | None = None,
         pixel_size_A: float | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         super().__init__(path, tables, len(names.index), pixel_size_A)
         self.format = stack_format
         self.names = names
         self.version = version
+        self.dataset = dataset
         self._reader = MrcReader()
 
     @classmethod
-    def open(cls, path: str | Path, *, pixel_size_A: float | None = None) -> ParticleStack:
+    def open(
+        cls, path: str | Path, *, pixel_size_A: float | None = None, passthrough: str | Path | None = None
+    ) -> ParticleStack:
         """Open a particle stack without touching its pixels.
 
         Parameters
         ----------
         path : path-like
-            ``.star`` (RELION 3.0, 3.1 or later), ``.mrcs`` or ``.mrc``.
+            ``.star`` (RELION 3.0, 3.1 or later), ``.cs`` (cryoSPARC), ``.mrcs`` or ``.mrc``.
         pixel_size_A : float, optional
             Å per pixel; overrides what the files say.
+        passthrough : path-like, optional
+            Passthrough file of a ``.cs`` file; found by its name by default.
 
         Raises
         ------
         ParticleFileError
-            If the STAR file is unreadable or has no particle table, or the bare stack is broken.
+            If the STAR or cryoSPARC file is unreadable or names no images, or the bare stack is broken.
         """
         path = Path(path)
         if pixel_size_A is not None and not pixel_size_A > 0:
@@ -83,10 +96,18 @@ class ParticleStack(ParticleMetadata):
             count = read_header(path).shape[0]
             names = ImageNames([str(path.absolute())], np.zeros(count, np.int32), np.arange(count))
             return cls(path, "MRC", [], names, pixel_size_A=pixel_size_A)
+        if suffix == ".cs":
+            dataset = read_cs(path, passthrough)
+            tables = star_tables(dataset, path)
+            names = parse_image_names(tables[1].columns["rlnImageName"])
+            return cls(
+                path, "cryoSPARC", tables, names,
+                version=_RELION_31, pixel_size_A=pixel_size_A, dataset=dataset,
+            )  # fmt: skip
         if suffix != ".star":
             raise ParticleFileError(
                 f"is no particle stack: '{path.suffix}' files are not read", path=path,
-                hint="Give a .star, .mrcs or .mrc file",
+                hint="Give a .star, .cs, .mrcs or .mrc file",
             )  # fmt: skip
         tables, version = read_star(path)
         particles = find_particle_table(path, tables)
@@ -116,7 +137,7 @@ class ParticleStack(ParticleMetadata):
             raise ParticleFileError(
                 f"stack file {name} does not exist; looked in {self.locator.places(name)}",
                 path=self.path, row=row,
-                hint="Put the STAR file into its RELION project folder, or run polarice there",
+                hint=f"Put the {self.path.suffix} file into its project folder, or run polarice there",
             )  # fmt: skip
         return self._reader.header(path)
 
@@ -195,7 +216,7 @@ class ParticleStack(ParticleMetadata):
     def pixel_sizes_A(self) -> NDArray[np.float64] | None:
         """Pixel size of each particle as the files say it, shape (n,); None where they do not.
 
-        A bare stack's comes from its header; a STAR file's never does, because many programs write
+        A bare stack's comes from its header; that of another file never does, because many programs write
         1 there when they do not know it.
         """
         if self.format != "MRC":

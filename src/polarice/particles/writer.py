@@ -1,6 +1,7 @@
 """Particle stacks going out: ``name.mrcs`` and ``name.star`` that appear only when whole.
 
-With a source, its tables are kept: row order, unknown columns and blocks, and the RELION version.
+With a source, its tables are kept: row order, unknown columns and blocks, and the RELION version. One that
+came from cryoSPARC gets ``name.cs`` too, with every field of its own.
 Without one, or from a bare stack, RELION 3.1 tables are made of what is given.
 """
 
@@ -15,9 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import OutputError
+from .cryosparc import Dataset, write_cs
+from .metadata import ParticleMetadata
 from .mrc_writer import MrcStackWriter
 from .stack import ParticleStack
 from .star import StarTable, format_values, write_star
+from .star_cryosparc import with_images, with_marks
 
 __all__ = ["ParticleWriter", "denoised_columns"]
 
@@ -26,9 +30,9 @@ _RELION_31 = 30001
 
 
 class ParticleWriter:
-    """Streams images into ``name.mrcs`` and writes ``name.star`` beside it.
+    """Streams images into ``name.mrcs`` and writes ``name.star`` beside it, for cryoSPARC ``name.cs`` too.
 
-    Used as a context manager. On success both files get their names, the STAR file last; when an
+    Used as a context manager. On success the files get their names, the STAR file last; when an
     exception leaves the block, or images are missing, nothing is left.
 
     Parameters
@@ -36,7 +40,7 @@ class ParticleWriter:
     folder : path-like
         Must exist.
     name : str
-        Name of both files without a suffix.
+        Name of the files without a suffix.
     box : int
         Side of the images in pixels.
     pixel_size_A : float
@@ -73,9 +77,10 @@ class ParticleWriter:
         folder = Path(folder)
         self.star_path = folder / f"{name}.star"
         self.stack_path = folder / f"{name}.mrcs"
+        self.cs_path = None if source is None or source.dataset is None else folder / f"{name}.cs"
         if not folder.is_dir():
             raise OutputError("the output folder does not exist", path=folder)
-        for path in (self.star_path, self.stack_path):
+        for path in self.paths:
             if path.exists() and not overwrite:
                 raise OutputError(
                     "the file exists already", path=path, hint="Choose another folder, or say --overwrite"
@@ -92,9 +97,15 @@ class ParticleWriter:
         self._optics = dict(optics or {})
         self._stack = MrcStackWriter(self.stack_path, box, pixel_size_A)
 
+    @property
+    def paths(self) -> dict[Path, str]:
+        """What is written, and what it is."""
+        paths = {self.star_path: "particles", self.stack_path: "their images"}
+        return paths if self.cs_path is None else {**paths, self.cs_path: "particles, for cryoSPARC"}
+
     def _keep_source(self, source: ParticleStack) -> None:
         """Raise if an output would replace a file that it is made from."""
-        outputs = {self.star_path.resolve(), self.stack_path.resolve()}
+        outputs = {path.resolve() for path in self.paths}
         namesakes = [name for name in source.names.files if Path(name).name == self.stack_path.name]
         inputs = [source.path, *(source.locator.find(name) for name in namesakes)]
         for path in inputs:
@@ -140,16 +151,20 @@ class ParticleWriter:
             raise OutputError(f"{count} images were written for {len(self._rows)} rows", path=self.stack_path)
         self._stack.finish()
         tables, version = self._tables(count)
-        partial = self.star_path.with_name(self.star_path.name + ".partial")
+        # The STAR file comes last: where it is, the stack that it names is whole.
+        finals = [path for path in (self.stack_path, self.cs_path, self.star_path) if path is not None]
+        partials = [path.with_name(path.name + ".partial") for path in finals]
         try:
-            write_star(partial, tables, version=version)
-            # The STAR file comes last: where it is, the stack that it names is whole.
-            self._stack.partial.replace(self.stack_path)
-            partial.replace(self.star_path)
+            write_star(partials[-1], tables, version=version)
+            if self.cs_path is not None:
+                write_cs(partials[1], self._dataset(tables, count))
+            for partial, final in zip(partials, finals, strict=True):
+                partial.replace(final)
         except OSError as error:
             raise OutputError(f"cannot be written ({error})", path=self.star_path) from None
         finally:
-            partial.unlink(missing_ok=True)
+            for partial in partials[1:]:
+                partial.unlink(missing_ok=True)
 
     # -- tables -------------------------------------------------------------------------------------
 
@@ -175,6 +190,14 @@ class ParticleWriter:
             optics = self._with(source.optics, self._optics_columns(), len(source.optics))
             tables = [optics if t is source.optics else t for t in tables]
         return tables, source.version or (_RELION_31 if source.format == "RELION 3.1" else None)
+
+    def _dataset(self, tables: list[StarTable], count: int) -> Dataset:
+        """The source's rows with the new images, and what the tables say that cryoSPARC does not know."""
+        assert self.source is not None
+        assert self.source.dataset is not None
+        rows = self.source.dataset[self._rows]
+        dataset = with_images(rows, self.stack_path.name, box=self.box, pixel_size_A=self.pixel_size_A)
+        return with_marks(dataset, ParticleMetadata(self.star_path, tables, count))
 
     def _new_optics(self) -> StarTable:
         # RELION refuses an optics table without voltage and Cs; 0 says that they are not known.

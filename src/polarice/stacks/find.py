@@ -92,7 +92,7 @@ def find_neighbours(
     Parameters
     ----------
     particles : path-like
-        ``.star``, ``.mrcs`` or ``.mrc``.
+        ``.star``, ``.cs``, ``.mrcs`` or ``.mrc``.
     out : path-like
         Folder for ``neighbours.npz`` and ``neighbours.json``.
     settings : NeighbourSettings, optional
