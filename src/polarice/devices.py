@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -14,7 +14,14 @@ import torch
 
 from .errors import DeviceError
 
-__all__ = ["Workers", "keep_freed_memory", "mixed_precision", "resolve_device", "workers"]
+__all__ = [
+    "Workers",
+    "keep_freed_memory",
+    "mixed_precision",
+    "release_freed_memory",
+    "resolve_device",
+    "workers",
+]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -91,13 +98,26 @@ def keep_freed_memory() -> None:
     By default it hands large blocks back to the system and gets them anew, page by page, at every
     operation: a third of the time of a training step on a CPU. Elsewhere than on glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _of_the_c_library("mallopt")
     if mallopt is not None:
         trim_threshold, mmap_max = -1, -4
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_max, 0)
+
+
+def release_freed_memory() -> None:
+    """Give the system what `keep_freed_memory` has kept so far: after a stage that needs more than others."""
+    trim = _of_the_c_library("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _of_the_c_library(name: str) -> Callable[..., int] | None:
+    """A function that glibc has."""
+    if not sys.platform.startswith("linux"):
+        return None
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return found
 
 
 def mixed_precision(device: torch.device, wanted: bool = True) -> torch.autocast:

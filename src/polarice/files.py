@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from .errors import OutputError
 
-__all__ = ["give_back", "prepare_output", "require_room", "save_arrays", "whole"]
+__all__ = ["gather", "give_back", "prepare_output", "require_room", "save_arrays", "whole"]
+
+
+_ROWS_AT_ONCE = 64
 
 
 @contextmanager
@@ -88,6 +91,19 @@ def give_back(*arrays: NDArray[Any]) -> None:
     for array in arrays:
         if isinstance(array.base, mmap.mmap):
             array.base.madvise(mmap.MADV_DONTNEED)
+
+
+def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows (...) from here and there of an array in a file, of which little is in memory at a time.
+
+    A system may put megabytes into memory for each row, wherever it lies.
+    """
+    found = np.empty((rows.size, *array.shape[1:]), array.dtype)
+    for start in range(0, rows.size, _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        found[some] = array[rows.reshape(-1)[some]]
+        give_back(array)
+    return found.reshape(*rows.shape, *array.shape[1:])
 
 
 def _nearest(out: Path) -> Path:

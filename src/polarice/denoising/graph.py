@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..files import give_back
+from ..files import gather, give_back
 from ..models import ImageState, Offer, PolarTransformer
 from ..neighbours import NOBODY, StackViews
 from ..polar import AngularSpectra, AttentionResult, peak_angles_deg
@@ -66,7 +66,7 @@ class StackState:
 
     def take(self, rows: NDArray[np.int64], device: torch.device) -> ImageState:
         """State of some images; its leading shape is that of the rows."""
-        arrays = (torch.from_numpy(getattr(self, f.name)[rows]) for f in fields(self))
+        arrays = (torch.from_numpy(gather(getattr(self, f.name), rows)) for f in fields(self))
         return ImageState(*(array.to(device).float() for array in arrays))
 
     def put(self, rows: slice | NDArray[np.int64], state: ImageState, *, changed: bool = False) -> None:
@@ -108,7 +108,7 @@ class _StackOffer:
         """Offers of images (s, k)."""
 
         def spectra(file: NDArray[np.float16]) -> Tensor:
-            parts = torch.from_numpy(file[rows]).to(device).float()
+            parts = torch.from_numpy(gather(file, rows)).to(device).float()
             return torch.view_as_complex(parts).transpose(1, 2)
 
         passed = torch.from_numpy(self.passed[rows]).to(device)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..devices import keep_freed_memory, mixed_precision, resolve_device
+from ..devices import keep_freed_memory, mixed_precision, release_freed_memory, resolve_device
 from ..files import prepare_output
 from ..models import ModelCard
 from ..neighbours import NOBODY, DiscHarmonics, StackViews, find_companions
@@ -186,4 +186,5 @@ def search_stack(
             mirrored=mirrored,
             original=prepared.found.original.numpy(),
         )
+    release_freed_memory()
     return NeighbourTable.of_search(found, prepared.stack.box / box)
