@@ -314,3 +314,16 @@ def test_centres_are_found_from_what_the_stack_looks_like() -> None:
     )
     error = (found - away).square().sum(1).mean().sqrt()
     assert float(error) < 0.5 * float(away.square().sum(1).mean().sqrt())
+
+
+def test_centred_particles_stay_centred() -> None:
+    """A first guess may err by a pixel: the stack tells how far its particles really lie from the middle."""
+    views, _ = stack(600, strength=1.0)
+    spectra, passed = torch.from_numpy(views.spectra), torch.from_numpy(views.passed).float()
+    guess = 0.7 * torch.randn(600, 2, generator=torch.Generator().manual_seed(6))
+    found = likeliest_centres(
+        HARMONICS,
+        lambda: ((slice(i, i + 200), spectra[i : i + 200], passed[i : i + 200]) for i in (0, 200, 400)),
+        guess,
+    )
+    assert float(found.square().sum(1).mean().sqrt()) < 0.3 * float(guess.square().sum(1).mean().sqrt())
