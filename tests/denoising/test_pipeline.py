@@ -19,12 +19,12 @@ from polarice.denoising import (
     graph,
     run,
 )
-from polarice.errors import OutputError, PolariceError
+from polarice.errors import OutputError, ParticleFileError, PolariceError
 from polarice.imaging import fourier_resample
 from polarice.neighbours import NOBODY
 from polarice.particles import ParticleStack, convert_metadata
 from polarice.simulation import SimulationResult
-from polarice.stacks import prepared
+from polarice.stacks import NeighbourSettings, find_neighbours, prepared
 
 Altered = Callable[..., Path]
 WRITTEN = ["denoise.json", "denoised.mrcs", "denoised.star"]
@@ -241,6 +241,37 @@ def test_the_contrast_is_all_that_is_found_in_both_halves(
     np.testing.assert_array_equal(pixels(same.star)[first], pixels(plain.star)[first])
     # Here the halves contradict each other.
     assert other(-2.0).found.contrast_z < plain.found.contrast_z
+
+
+def test_particles_are_divided_into_halves(
+    altered: Altered, jointly: DenoiseSettings, tmp_path: Path, example_stack: SimulationResult
+) -> None:
+    """Where nobody says how: at random, for good, and as the neighbour search does it."""
+    star = altered(tmp_path / "in", drop=["rlnRandomSubset"])
+    settings = replace(jointly, split_halves=True)
+    result = denoise_stack(star, tmp_path / "out", settings)
+    halves = ParticleStack.open(result.star).half_sets
+    assert halves is not None
+    assert np.bincount(halves).tolist() == [0, 24, 24]
+    # Not in turns, as frames of one movie may come.
+    assert 2 < (halves[::2] == 1).sum() < 22
+    assert result.neighbours is not None
+    assert (halves[result.neighbours] == halves[:, None]).all()
+    assert any("divided into half sets at random" in notice for notice in result.notices)
+    found = find_neighbours(
+        star,
+        tmp_path / "found",
+        NeighbourSettings(model=settings.model, neighbours=8, device="cpu", split_halves=True),
+    )
+    assert (halves[found.table.rows] == halves[:, None]).all()
+    # A bare stack has no tables; it gets them.
+    bare = denoise_stack(
+        tmp_path / "in" / "particles.mrcs", tmp_path / "bare", replace(settings, pixel_size_A=4.0)
+    )
+    np.testing.assert_array_equal(ParticleStack.open(bare.star).half_sets, halves)
+    with pytest.raises(ParticleFileError, match="half sets already") as caught:
+        denoise_stack(example_stack.particles, tmp_path / "twice", settings)
+    assert "Leave out --split-halves" in str(caught.value)
 
 
 def test_without_half_sets_the_user_is_told(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from .options import Device, Out, Output, Overwrite, Reading
+from .options import Device, Out, Output, Overwrite, Reading, SplitHalves
 
 JointModel = Annotated[str, Parameter(help="A joint model's name, or a weights file.")]
 
@@ -23,6 +23,7 @@ def neighbours(
     mirrored: Annotated[
         bool, Parameter(help="Look for views from the other side too: mirror images.", negative="")
     ] = False,
+    split_halves: SplitHalves = False,
     overwrite: Overwrite = False,
     reading: Reading | None = None,
     output: Output | None = None,
@@ -33,7 +34,11 @@ def neighbours(
 
     console = (output or Output()).console()
     settings = NeighbourSettings(
-        model=model, neighbours=neighbours, mirrored=mirrored, **(reading or Reading()).settings()
+        model=model,
+        neighbours=neighbours,
+        mirrored=mirrored,
+        split_halves=split_halves,
+        **(reading or Reading()).settings(),
     )
     with console.progress():
         result = find_neighbours(particles, out, settings, overwrite=overwrite, progress=console.step)
@@ -68,6 +73,7 @@ def denoise(
     neighbours_from: Annotated[
         Path | None, Parameter(help="Folder that `polarice neighbours` has written, instead of a search.")
     ] = None,
+    split_halves: SplitHalves = False,
     truth: Annotated[Path | None, Parameter(help="Clean stack of the same rows, to measure against.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
@@ -90,6 +96,7 @@ def denoise(
         neighbours=neighbours,
         sets_from=sets_from,
         neighbours_from=neighbours_from,
+        split_halves=split_halves,
         **reading.settings(),
     )
     if truth is not None:

@@ -10,11 +10,15 @@ from cyclopts import Parameter
 
 from ..console import Console
 
-__all__ = ["Device", "Out", "Output", "Overwrite", "Reading"]
+__all__ = ["Device", "Out", "Output", "Overwrite", "Reading", "SplitHalves"]
 
 Device = Annotated[str, Parameter(help="Where to compute: auto, cpu, cuda or mps; never a silent fallback.")]
 Out = Annotated[Path, Parameter(help="Folder to write.")]
 Overwrite = Annotated[bool, Parameter(help="Write into a folder that is not empty.", negative="")]
+
+SplitHalves = Annotated[
+    bool, Parameter(help="Put particles without half-set labels into two half sets at random.", negative="")
+]
 
 
 @Parameter(name="*")

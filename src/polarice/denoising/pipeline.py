@@ -22,6 +22,7 @@ from ..stacks import (
     Progress,
     Work,
     clear_outputs,
+    open_stack,
     require_fit,
     run_identity,
     stack_digest,
@@ -105,7 +106,7 @@ def _denoise(
     if getattr(network, "jointly", False) and not isinstance(network, PolarTransformer):
         reason = f"a {card.architecture} has no embedding that could find neighbours in a stack"
         raise ModelError(reason, hint="use a polar-transformer")
-    stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
+    stack = open_stack(particles, settings, split_halves=settings.split_halves)
     require_fit(stack, misfits(stack, settings, jointly=isinstance(network, PolarTransformer)))
     there = sum(file.stat().st_blocks * 512 for file in unfinished.glob("*")) if resume else 0
     require_scratch_room(out, stack, network, settings.neighbours, there)

@@ -29,11 +29,14 @@ class DenoiseSettings(StackSettings):
         it the likeliest of the whole stack are found (`polarice.neighbours`).
     neighbours_from : path-like, optional
         Folder or file of `polarice.stacks.find_neighbours`, instead of a search.
+    split_halves : bool
+        Put particles that no half set is known of into two, at random, which do not help each other.
     """
 
     neighbours: int = 16
     sets_from: str | None = None
     neighbours_from: str | Path | None = None
+    split_halves: bool = False
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class ParticleMetadata:
         The particle table, and the optics table where there is one.
     given_pixel_size_A : float or None
         What overrides the tables.
+    given_half_sets : ndarray of int8, shape (n,), or None
+        What `split_halves` has made.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ParticleMetadata:
         self.optics = next((table for table in tables if table.name == "optics" and len(table)), None)
         self._count = count
         self.given_pixel_size_A = pixel_size_A
+        self.given_half_sets: NDArray[np.int8] | None = None
         self._numeric: dict[str, NDArray[np.float64] | None] = {}
 
     def __len__(self) -> int:
@@ -274,7 +277,7 @@ class ParticleMetadata:
         """
         halves = self.numeric("rlnRandomSubset")
         if halves is None:
-            return None
+            return self.given_half_sets
         wrong = np.flatnonzero(~np.isin(halves, (1, 2)))
         if len(wrong):
             raise ParticleFileError(
@@ -282,6 +285,14 @@ class ParticleMetadata:
                 path=self.path, row=int(wrong[0]) + 1,
             )  # fmt: skip
         return halves.astype(np.int8)
+
+    def split_halves(self) -> None:
+        """Put each particle into one of two halves at random, as long as the tables do not say which.
+
+        Halves are of one size, but for an odd particle, and the same whenever as many are split.
+        """
+        order = np.random.default_rng(0).permutation(len(self))
+        self.given_half_sets = (order % 2 + 1).astype(np.int8)
 
     def rotations(self) -> Tensor | None:
         """Rotation matrices of the poses, shape (n, 3, 3), float32; None without all three angles."""

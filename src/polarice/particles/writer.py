@@ -263,8 +263,11 @@ def denoised_columns(source: ParticleStack, *, phase_flipped: bool) -> dict[str,
     Returns
     -------
     dict
-        ``particles`` with ``polariceDenoised`` 1; ``optics`` with ``rlnCtfDataArePhaseFlipped`` 1 where
-        the images are phase-flipped now and the source did not say so.
+        ``particles`` with ``polariceDenoised`` 1, and half sets that were not there; ``optics`` with
+        ``rlnCtfDataArePhaseFlipped`` 1 where the images are phase-flipped now and the source did not say so.
     """
     optics = {"rlnCtfDataArePhaseFlipped": 1} if phase_flipped and not source.phase_flipped else {}
-    return {"particles": {"polariceDenoised": 1}, "optics": optics}
+    particles: dict[str, Any] = {"polariceDenoised": 1}
+    if source.given_half_sets is not None:
+        particles["rlnRandomSubset"] = source.given_half_sets
+    return {"particles": particles, "optics": optics}

@@ -2,7 +2,7 @@
 
 from .find import GUESSES, NeighbourResult, find_neighbours, search_stack
 from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
-from .preflight import require_fit, too_few_for, unreadable
+from .preflight import open_stack, require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .record import resolved_configuration, run_identity, write_record
 from .settings import NeighbourSettings, StackSettings
@@ -26,6 +26,7 @@ __all__ = [
     "find_neighbours",
     "load_joint_model",
     "look_at",
+    "open_stack",
     "require_fit",
     "require_room_for_views",
     "resolved_configuration",

@@ -15,9 +15,9 @@ from ..devices import keep_freed_memory, mixed_precision, release_freed_memory, 
 from ..files import prepare_output
 from ..models import ModelCard
 from ..neighbours import NOBODY, DiscHarmonics, StackViews, find_companions
-from ..particles import ParticleStack, Preprocessor, StackScan
+from ..particles import Preprocessor, StackScan
 from .neighbour_file import NEIGHBOUR_FILE, NeighbourTable
-from .preflight import require_fit, too_few_for, unreadable
+from .preflight import open_stack, require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .record import resolved_configuration, write_record
 from .settings import NeighbourSettings
@@ -115,7 +115,7 @@ def find_neighbours(
     prepare_output(out, overwrite)
     device = resolve_device(settings.device)
     network, card = load_joint_model(settings, device)
-    stack = ParticleStack.open(particles, pixel_size_A=settings.pixel_size_A)
+    stack = open_stack(particles, settings, split_halves=settings.split_halves)
     too_few = too_few_for(stack, settings.neighbours, "bring more particles")
     require_fit(stack, chain(unreadable(stack, settings), too_few))
     require_room_for_views(out, stack, network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,24 @@ from ..neighbours import groups_of
 from ..particles import ParticleStack
 from .settings import StackSettings
 
-__all__ = ["require_fit", "too_few_for", "unreadable"]
+__all__ = ["open_stack", "require_fit", "too_few_for", "unreadable"]
+
+
+def open_stack(path: str | Path, settings: StackSettings, *, split_halves: bool = False) -> ParticleStack:
+    """Open a stack, and divide it if that is asked for.
+
+    Raises
+    ------
+    ParticleFileError
+        It cannot be read, or says itself how it is divided.
+    """
+    stack = ParticleStack.open(path, pixel_size_A=settings.pixel_size_A)
+    if split_halves:
+        if stack.has_column("rlnRandomSubset"):
+            reason = "these particles have half sets already (_rlnRandomSubset)"
+            raise ParticleFileError(reason, path=stack.path, hint="leave out --split-halves")
+        stack.split_halves()
+    return stack
 
 
 def require_fit(stack: ParticleStack, misfits: Iterable[PolariceError]) -> None:

@@ -106,11 +106,13 @@ class PreparedStack:
     @property
     def half_set_notices(self) -> tuple[str, ...]:
         """What the user should know of neighbours and half sets."""
+        if self.stack.given_half_sets is not None:
+            return ("The particles were divided into half sets at random (_rlnRandomSubset).",)
         if self.stack.half_sets is not None:
             return ()
         return (
-            "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, "
-            "so half maps made of these images would not be independent.",
+            "No half-set labels (_rlnRandomSubset): neighbours come from the whole stack, so half maps made "
+            "of these images would not be independent; --split-halves makes half sets.",
         )
 
     def normalised(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:

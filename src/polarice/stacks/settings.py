@@ -51,7 +51,11 @@ class NeighbourSettings(StackSettings):
         Other particles that each particle gets, at most.
     mirrored : bool
         Look for views from the other side too, which are mirror images.
+    split_halves : bool
+        Put particles that no half set is known of into two, at random; they are then never neighbours of each
+        other.
     """
 
     neighbours: int = 16
     mirrored: bool = False
+    split_halves: bool = False
