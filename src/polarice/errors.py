@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+# Control characters, and bytes of a file's name that are no text.
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class PolariceError(Exception):
@@ -35,7 +39,9 @@ class PolariceError(Exception):
         if self.row is not None:
             where.append(f"row {self.row}")
         text = f"{', '.join(where)}: {self.reason}." if where else f"{self.reason}."
-        return f"{text} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else text
+        text = f"{text} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else text
+        # Names and values come out of files that may hold anything; an error is one line.
+        return _NOT_SHOWN.sub(lambda match: ascii(match.group())[1:-1], text)
 
 
 class ParticleFileError(PolariceError):

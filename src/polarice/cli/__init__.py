@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -38,6 +39,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
     tokens : sequence of str, optional
         Arguments; those of the process by default.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file's name that the terminal cannot show is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

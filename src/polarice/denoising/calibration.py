@@ -10,6 +10,7 @@ input (C. M. Stein, Ann. Statist. 9 (1981) 1135; S. Ramani et al., IEEE TIP 17 (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,7 +46,7 @@ def measure_gain(
     -------
     gain : float
     error : float
-        Its standard error, from the scatter between images.
+        Its standard error, from the scatter between images; infinite for one image.
     """
 
     def predict(noisy: Tensor) -> Tensor:
@@ -58,5 +59,7 @@ def measure_gain(
     fit = ((images * prediction).sum((1, 2)) - (change * answer).sum((1, 2))).double()
     energy = prediction.square().sum((1, 2)).double()
     gain = float(fit.sum() / energy.sum().clamp_min(1e-12))
+    if len(fit) < 2:
+        return gain, math.inf
     scatter = (fit - gain * energy).std() * len(fit) ** 0.5 / energy.sum().clamp_min(1e-12)
     return gain, float(scatter)

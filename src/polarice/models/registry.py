@@ -35,6 +35,10 @@ __all__ = [
     "shipped_models",
 ]
 
+_FOREIGN = "give a .safetensors file that `polarice train` has written; pickles are never loaded"
+# No side and no number of channels or layers is larger than this.
+_LARGEST = 4096
+
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 
 ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {
@@ -86,11 +90,38 @@ def build_model(architecture: str, config: Mapping[str, Any]) -> nn.Module:
     if unknown:
         hint = f"it has {', '.join(sorted(names))}"
         raise ModelError(f"{architecture} has no entry {', '.join(unknown)}", hint=hint)
+    for key, value in config.items():
+        _require_modest(architecture, key, value)
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     try:
         return network(config_type(**frozen))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ModelError(f"{architecture} cannot be built: {error}") from error
+
+
+def _require_modest(architecture: str, key: str, value: Any) -> None:
+    """Raise where a value would make no network, or one that no memory holds."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    sizes = [part for part in parts if isinstance(part, (int, float))]
+    # There may be no rounds or layers of a kind, but not a level without channels.
+    least = 1 if key == "box" or parts is value else 0
+    fault = None
+    if len(parts) > _LARGEST:
+        fault = f"{key} has {len(parts)} values"
+    elif not all(least <= size <= _LARGEST for size in sizes):
+        fault = f"{key} is {value}, not between {least} and {_LARGEST}"
+    elif key == "box" and sizes and sizes[0] % 2:
+        fault = f"the box must be even, not {value}"
+    if fault is not None:
+        raise ModelError(f"{architecture} cannot be built: {fault}")
 
 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -135,9 +166,13 @@ def read_card(path: Path) -> ModelCard:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return ModelCard(**json.loads(metadata["polarice"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError("not a weights file of polarice", path=path) from error
+        card = ModelCard(**json.loads(metadata["polarice"]))
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError("not a weights file of polarice", path=path, hint=_FOREIGN) from error
+    mappings = (card.config, card.recipe, card.figures)
+    if not isinstance(card.architecture, str) or not all(isinstance(each, dict) for each in mappings):
+        raise ModelError("not a weights file of polarice", path=path, hint=_FOREIGN)
+    return card
 
 
 def load_model(model: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -156,9 +191,19 @@ def load_model(model: str | Path, device: torch.device | str = "cpu") -> tuple[n
     """
     path = find_weights(model)
     card = read_card(path)
-    network = build_model(card.architecture, card.config)
+    try:
+        network = build_model(card.architecture, card.config)
+    except ModelError as error:
+        raise ModelError(error.reason, path=path, hint=error.hint) from error
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, wanted in network.state_dict().items():
+        # As they will be; what is not there is told of below.
+        given = state.get(name, wanted)
+        numbers = given.is_floating_point() == wanted.is_floating_point()
+        if not (numbers and bool(given.to(wanted.dtype).isfinite().all())):
+            reason = f"the weights {name} are not all finite numbers"
+            raise ModelError(reason, path=path, hint="get or train the weights anew")
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -151,11 +151,17 @@ def _require_uids(dataset: Dataset, path: Path) -> None:
             "has no uid, by which cryoSPARC tells particles apart", path=path,
             hint="Give a .cs file that a cryoSPARC job has written",
         )  # fmt: skip
-    first = np.unique(dataset["uid"], return_index=True)[1]
+    uids = dataset["uid"]
+    if uids.ndim != 1 or uids.dtype.kind not in "iu":
+        raise ParticleFileError(
+            "uid is not a whole number for each particle", path=path,
+            hint="Give a .cs file that a cryoSPARC job has written",
+        )  # fmt: skip
+    first = np.unique(uids, return_index=True)[1]
     if len(first) < len(dataset):
         row = int(np.setdiff1d(np.arange(len(dataset)), first)[0])
         raise ParticleFileError(
-            f"uid {dataset['uid'][row]} comes twice", path=path, row=row + 1,
+            f"uid {uids[row]} comes twice", path=path, row=row + 1,
             hint="Remove duplicate particles in cryoSPARC",
         )  # fmt: skip
 

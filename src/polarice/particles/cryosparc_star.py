@@ -18,6 +18,9 @@ from .star import StarTable, format_values
 
 __all__ = ["star_tables"]
 
+# Beyond them are numbers that were never set, as -1 is where nothing has a sign.
+_MOST_IMAGES = 2**53
+
 
 def star_tables(dataset: Dataset, path: Path) -> list[StarTable]:
     """Optics and particle table of a dataset.
@@ -78,7 +81,10 @@ class _Fields:
 
     def paths(self, name: str) -> list[str]:
         """Text of paths; ``>``, which marks one that is relative to the project, is left out."""
-        found, of_row = np.unique(self.dataset[name], return_inverse=True)
+        values = self.dataset[name]
+        if values.ndim != 1 or values.dtype.kind not in "SU":
+            raise ParticleFileError(f"{name} is not text for each particle", path=self.path)
+        found, of_row = np.unique(values, return_inverse=True)
         texts = []
         for k, value in enumerate(found.tolist()):
             try:
@@ -99,7 +105,14 @@ def _text(values: NDArray[Any]) -> list[str]:
 
 
 def _image_names(fields: _Fields) -> list[str]:
-    index = (fields.numbers("blob/idx").astype(np.int64) + 1).tolist()
+    numbers = fields.numbers("blob/idx")
+    broken = np.flatnonzero((numbers != np.floor(numbers)) | (numbers > _MOST_IMAGES))
+    if len(broken):
+        row = int(broken[0])
+        raise ParticleFileError(
+            f"blob/idx has {numbers[row]}, which is no number of an image", path=fields.path, row=row + 1
+        )
+    index = (numbers.astype(np.int64) + 1).tolist()
     return [f"{k:06d}@{path}" for k, path in zip(index, fields.paths("blob/path"), strict=True)]
 
 

@@ -40,9 +40,11 @@ def parse_image_names(names: Sequence[str]) -> ImageNames:
         number, at, path = name.partition("@")
         if not at:
             number, path = "1", name
-        if path and number.isdecimal() and int(number) > 0:
+        digits = number.lstrip("0")
+        # Longer numbers are no images', nor do they fit 64 bits.
+        if path and digits.isdecimal() and len(digits) <= 18:
             file[row] = files.setdefault(path, len(files))
-            index[row] = int(number) - 1
+            index[row] = int(digits) - 1
     return ImageNames(list(files), file, index)
 
 
@@ -65,7 +67,7 @@ class StackLocator:
         self.folders = list(dict.fromkeys([folder, *folder.parents, Path.cwd()]))
         self._found: dict[str, Path | None] = {}
         for name in files[:1]:
-            home = next((folder for folder in self.folders if (folder / name).is_file()), None)
+            home = next((folder for folder in self.folders if _is_file(folder / name)), None)
             if home is not None and not Path(name).is_absolute():
                 self.folders.remove(home)
                 self.folders.insert(0, home)
@@ -75,7 +77,7 @@ class StackLocator:
         if name not in self._found:
             # An absolute name stays itself when joined to a folder.
             candidates = (folder / name for folder in self.folders)
-            self._found[name] = next((path for path in candidates if path.is_file()), None)
+            self._found[name] = next((path for path in candidates if _is_file(path)), None)
         return self._found[name]
 
     def places(self, name: str) -> str:
@@ -83,3 +85,11 @@ class StackLocator:
         if Path(name).is_absolute():
             return str(Path(name).parent)
         return ", ".join(map(str, self.folders))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have, or a folder that is closed, has none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

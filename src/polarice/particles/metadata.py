@@ -23,6 +23,8 @@ from .star import StarTable
 __all__ = ["ParticleMetadata"]
 
 _GIVE_PIXEL_SIZE = "Give it with --pixel-size (pixel_size_A in Python)"
+# What a pixel of a particle image can measure.
+_LEAST_PIXEL_A, _LARGEST_PIXEL_A = 0.01, 1000.0
 _REQUIRED_CTF = ("rlnDefocusU", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 
 
@@ -93,33 +95,62 @@ class ParticleMetadata:
             self._numeric[name] = None if text is None else self._to_numbers(name, text)
         return self._numeric[name]
 
-    def _to_numbers(self, name: str, text: list[str]) -> NDArray[np.float64]:
+    def _to_integers(self, name: str, text: list[str], where: str = "") -> NDArray[np.int64]:
+        numbers = self._to_numbers(name, text, where)
+        # RELION itself writes 1.000000 now and then; NaN is not below anything.
+        bad = np.flatnonzero(~(np.abs(numbers) < 2**31) | (numbers != np.floor(numbers)))
+        if len(bad):
+            raise self._misread(name, text, int(bad[0]), "a whole number", where)
+        return numbers.astype(np.int64)
+
+    def _to_numbers(self, name: str, text: list[str], where: str = "") -> NDArray[np.float64]:
         try:
             return np.array(text, dtype=np.float64)
         except ValueError:
-            row, value = next((row, value) for row, value in enumerate(text, 1) if not _is_number(value))
-            raise ParticleFileError(
-                f"column _{name} has '{value}', which is not a number", path=self.path, row=row
-            ) from None
+            row = next(row for row, value in enumerate(text) if not _is_number(value))
+            raise self._misread(name, text, row, "a number", where) from None
+
+    def _misread(self, name: str, text: list[str], row: int, what: str, where: str) -> ParticleFileError:
+        """Error for a value; ``where`` names the table whose row it is in, if that is not the particles'."""
+        reason = f"column _{name}{where} has '{text[row]}', which is not {what}"
+        return ParticleFileError(reason, path=self.path, row=None if where else row + 1)
 
     @cached_property
     def optics_groups(self) -> NDArray[np.int64]:
         """Optics group of each particle as numbered in the file, shape (n,); 1 where there are none."""
         text = None if self.particles is None else self.particles.columns.get("rlnOpticsGroup")
         if text is not None:
-            return self._to_numbers("rlnOpticsGroup", text).astype(np.int64)
-        if self.optics is not None and "rlnOpticsGroup" in self.optics.columns and len(self.optics) == 1:
-            return np.full(len(self), int(self.optics.columns["rlnOpticsGroup"][0]))
-        return np.ones(len(self), dtype=np.int64)
+            return self._to_integers("rlnOpticsGroup", text)
+        if self.optics is None or "rlnOpticsGroup" not in self.optics.columns:
+            return np.ones(len(self), dtype=np.int64)
+        if len(self.optics) > 1:
+            raise ParticleFileError(
+                f"the particles have no _rlnOpticsGroup, and there are {len(self.optics)} groups",
+                path=self.path, hint="Add the column to the particle table",
+            )  # fmt: skip
+        return np.full(len(self), self._optics_numbers[0])
+
+    @cached_property
+    def _optics_numbers(self) -> NDArray[np.int64]:
+        """Number of each group of the optics table."""
+        assert self.optics is not None
+        if "rlnOpticsGroup" not in self.optics.columns:
+            raise ParticleFileError("the optics table has no _rlnOpticsGroup", path=self.path)
+        numbers = self._to_integers(
+            "rlnOpticsGroup", self.optics.columns["rlnOpticsGroup"], " of the optics table"
+        )
+        found, counts = np.unique(numbers, return_counts=True)
+        if (counts > 1).any():
+            raise ParticleFileError(
+                f"optics group {found[counts.argmax()]} comes twice in the optics table", path=self.path,
+                hint="Leave one of them, or give them numbers of their own",
+            )  # fmt: skip
+        return numbers
 
     @cached_property
     def _optics_rows(self) -> list[int]:
         """Row of the optics table for each particle."""
-        assert self.optics is not None
-        if "rlnOpticsGroup" not in self.optics.columns:
-            raise ParticleFileError("the optics table has no _rlnOpticsGroup", path=self.path)
-        numbers = self._to_numbers("rlnOpticsGroup", self.optics.columns["rlnOpticsGroup"])
-        row_of = {int(number): row for row, number in enumerate(numbers)}
+        row_of = {number: row for row, number in enumerate(self._optics_numbers.tolist())}
         groups = self.optics_groups.tolist()
         for row, group in enumerate(groups, 1):
             if group not in row_of:
@@ -150,10 +181,8 @@ class ParticleMetadata:
         if sizes is None or not len(sizes):
             raise ParticleFileError("the pixel size is nowhere", path=self.path, hint=_GIVE_PIXEL_SIZE)
         low, high = float(sizes.min()), float(sizes.max())
-        if not low > 0:
-            raise ParticleFileError(
-                f"a pixel size of {low} A makes no sense", path=self.path, hint=_GIVE_PIXEL_SIZE
-            )
+        for size in (low, high):
+            require_pixel_size(size, self.path, _GIVE_PIXEL_SIZE)
         if high > low * 1.001:
             raise ParticleFileError(
                 f"the pixel sizes differ between particles: from {low:.4f} to {high:.4f} A", path=self.path,
@@ -316,6 +345,12 @@ class ParticleMetadata:
         return None
 
 
+def require_pixel_size(size_A: float, path: Path, hint: str | None = None) -> None:
+    """Raise ParticleFileError unless a particle image could have such pixels."""
+    if not _LEAST_PIXEL_A <= size_A <= _LARGEST_PIXEL_A:
+        raise ParticleFileError(f"a pixel size of {size_A} A makes no sense", path=path, hint=hint)
+
+
 def find_particle_table(path: Path, tables: list[StarTable]) -> StarTable:
     """Find the table with the images' names, or raise ParticleFileError."""
     candidates = [table for table in tables if table.is_loop and "rlnImageName" in table.columns]
@@ -324,8 +359,14 @@ def find_particle_table(path: Path, tables: list[StarTable]) -> StarTable:
             "has no particle table: no block with a column _rlnImageName", path=path,
             hint="Give the STAR file of extracted particles, not of coordinates, micrographs or a job",
         )  # fmt: skip
-    rank = {"particles": 0, "images": 1}
-    return min(candidates, key=lambda table: rank.get(table.name, 2))
+    for name in ("particles", "images"):
+        candidates = [table for table in candidates if table.name == name] or candidates
+    if len(candidates) > 1:
+        raise ParticleFileError(
+            f"has two particle tables, '{candidates[0].name}' and '{candidates[1].name}'", path=path,
+            hint="Call the one that is meant data_particles, or split the file",
+        )  # fmt: skip
+    return candidates[0]
 
 
 def _is_number(text: str) -> bool:

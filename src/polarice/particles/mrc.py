@@ -78,8 +78,8 @@ def read_header(path: str | Path) -> MrcHeader:
     Raises
     ------
     ParticleFileError
-        If the file is missing, is no MRC file, has a mode that is not read here, or is shorter than
-        its header says.
+        If the file is missing, is no MRC file, has a mode that is not read here, is shorter than
+        its header says, or longer by an image or more.
     """
     path = Path(path)
     try:
@@ -117,6 +117,15 @@ def read_header(path: str | Path) -> MrcHeader:
             f"{shape[1]} x {shape[2]} in mode {mode}), the file has {size}",
             path=path,
             hint="Copy or write the file again",
+        )
+    surplus = size - header.n_bytes
+    if surplus >= shape[1] * shape[2] * header.dtype.itemsize:
+        # Pixels of another type, or images that nobody counted: which of them is meant?
+        raise ParticleFileError(
+            f"is {surplus} bytes longer than its header says ({shape[0]} images of "
+            f"{shape[1]} x {shape[2]} in mode {mode})",
+            path=path,
+            hint="Correct the number of images or the mode, or write the file again",
         )
     return header
 

@@ -12,6 +12,21 @@ from .stack import ParticleStack
 
 __all__ = ["find_problems"]
 
+# Nothing on a grid is so far off, nor is an angle turned so often.
+_FAR = 1e6
+# Beyond these is no microscope: units are mixed up, or the file is damaged.
+_BELIEVABLE = {
+    "rlnDefocusU": (-1e6, 1e6, " Å"),
+    "rlnDefocusV": (-1e6, 1e6, " Å"),
+    "rlnDefocusAngle": (-_FAR, _FAR, "°"),
+    "rlnVoltage": (1, 1e4, " kV"),
+    "rlnSphericalAberration": (-1e3, 1e3, " mm"),
+    "rlnAmplitudeContrast": (-1, 1, ""),
+    "rlnPhaseShift": (-_FAR, _FAR, "°"),
+    "rlnCtfBfactor": (-1e3, 1e6, " Å²"),
+}
+# Larger squares are micrographs; reading them one by one would take gigabytes.
+_SMALLEST_BOX, _LARGEST_BOX = 4, 4096
 # More broken stack files than this are counted, not listed.
 _MOST_FILES = 20
 
@@ -33,7 +48,7 @@ def find_problems(stack: ParticleStack) -> list[PolariceError]:
         problems.append(ParticleFileError("has no particles", path=stack.path))
         return problems
     problems += _image_problems(stack)
-    for check in (_read_pixel_size, _read_ctf, _read_half_sets, _read_flags, _read_poses):
+    for check in (_read_optics, _read_pixel_size, _read_ctf, _read_half_sets, _read_flags, _read_poses):
         problem = _error_of(check, stack)
         if problem is not None and str(problem) not in {str(known) for known in problems}:
             problems.append(problem)
@@ -86,6 +101,9 @@ def _image_problems(stack: ParticleStack) -> Iterator[PolariceError]:
 def _box_fault(box: tuple[int, int], first: tuple[int, int]) -> tuple[str, str] | None:
     if box[0] != box[1]:
         return ", which are not square", "Extract the particles again with a square box"
+    if not _SMALLEST_BOX <= box[0] <= _LARGEST_BOX:
+        size = "small" if box[0] < _SMALLEST_BOX else "large"
+        return f", which are too {size} for a particle's", "Give the stack of extracted particles"
     if box[0] % 2:
         return ": an odd box", "Extract or resample the particles to an even box"
     if box != first:
@@ -131,20 +149,31 @@ def _read_pixel_size(stack: ParticleStack) -> None:
         _ = stack.pixel_size_A
 
 
+def _read_optics(stack: ParticleStack) -> None:
+    _ = stack.optics_groups
+    if stack.optics is not None:
+        # Which row of the table each particle's is.
+        stack.column(next(iter(stack.optics.columns)))
+
+
 def _read_ctf(stack: ParticleStack) -> None:
-    names = ("DefocusU", "DefocusV", "DefocusAngle", "Voltage", "SphericalAberration", "AmplitudeContrast")
-    for name in (*(f"rln{name}" for name in names), "rlnPhaseShift", "rlnCtfBfactor"):
-        values = stack.numeric(name)
-        if values is None:
-            continue
-        bad = ~np.isfinite(values)
-        if name == "rlnVoltage" and stack.has_ctf:
-            bad |= values <= 0
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ParticleFileError(
-                f"column _{name} has {values[row]:g}, which makes no sense", path=stack.path, row=row + 1
-            )
+    for name, (low, high, unit) in _BELIEVABLE.items():
+        # Where nothing is to be computed from it, 0 says that the voltage is not known.
+        _require_between(stack, name, 0 if name == "rlnVoltage" and not stack.has_ctf else low, high, unit)
+
+
+def _require_between(stack: ParticleStack, name: str, low: float, high: float, unit: str) -> None:
+    """Raise unless all values of a column, if it is there, are numbers that mean something."""
+    values = stack.numeric(name)
+    if values is None:
+        return
+    bad = np.flatnonzero(~((values >= low) & (values <= high)))
+    if len(bad):
+        row = int(bad[0])
+        raise ParticleFileError(
+            f"column _{name} has {values[row]:g}, which makes no sense", path=stack.path, row=row + 1,
+            hint=f"It lies between {low:g} and {high:g}{unit}: correct it, or remove the particle",
+        )  # fmt: skip
 
 
 def _read_half_sets(stack: ParticleStack) -> None:
@@ -152,9 +181,13 @@ def _read_half_sets(stack: ParticleStack) -> None:
 
 
 def _read_flags(stack: ParticleStack) -> None:
+    for name in ("rlnCtfDataArePhaseFlipped", "rlnCtfDataAreCtfPremultiplied", "polariceDenoised"):
+        _require_between(stack, name, 0, 1, "")
     _ = stack.phase_flipped, stack.denoised
 
 
 def _read_poses(stack: ParticleStack) -> None:
-    for name in ("AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst", "OriginX", "OriginY"):
-        stack.numeric(f"rln{name}")
+    for name in ("AngleRot", "AngleTilt", "AnglePsi"):
+        _require_between(stack, f"rln{name}", -_FAR, _FAR, "°")
+    for name, unit in (("OriginXAngst", " Å"), ("OriginYAngst", " Å"), ("OriginX", ""), ("OriginY", "")):
+        _require_between(stack, f"rln{name}", -_FAR, _FAR, unit)

@@ -119,7 +119,8 @@ def scan(
     Raises
     ------
     ParticleFileError
-        If an image is constant or has values that are not finite, with the first such row.
+        If an image is constant or has values that are not finite or cannot be squared, with the first such
+        row.
     """
     batch_size = max(1, min(batch_size, _MOST_PIXELS // stack.box**2))
     flip = stack.has_ctf and not stack.phase_flipped
@@ -134,12 +135,15 @@ def scan(
         images = torch.from_numpy(stack.images(rows))
         low, high = torch.aminmax(images.flatten(1), dim=1)
         bad = ~torch.isfinite(low) | ~torch.isfinite(high) | (low == high)
-        if bad.any():
-            unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
         prints[rows] = _fingerprints(images)
         cropped = fourier_resample(images, model_box)
         measured = measure(cropped, source_box=stack.box)
         statistics.background[rows], statistics.noise_sigma[rows] = measured.background, measured.noise_sigma
+        # Numbers that overflow, or vanish, when they are squared are none that a detector has counted.
+        sigma = measured.noise_sigma
+        bad |= ~(torch.isfinite(measured.background) & torch.isfinite(sigma) & (sigma > 0))
+        if bad.any():
+            unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
         ctf = stack.ctf(rows) if flip else None
         scores[rows] = contrast_scores(cropped, measured, ctf, model_pixel_A)
         if progress is not None:
@@ -168,11 +172,16 @@ def _first_of_each(prints: Tensor) -> Tensor:
 
 
 def _unusable(stack: ParticleStack, rows: list[int]) -> ParticleFileError:
-    constant = bool(np.isfinite(stack.images(rows[:1])).all())
-    reason = "the image is constant" if constant else "the image has values that are not finite"
+    image = stack.images(rows[:1])
+    if not np.isfinite(image).all():
+        reason = "the image has values that are not finite"
+    elif image.min() == image.max():
+        reason = "the image is constant"
+    else:
+        reason = "the image has values too large or too small to compute with"
     if len(rows) > 1:
         shown = ", ".join(str(row + 1) for row in rows[1:6]) + (", ..." if len(rows) > 6 else "")
-        reason += f"; so or constant are {len(rows) - 1} more (rows {shown})"
+        reason += f"; as unusable are {len(rows) - 1} more (rows {shown})"
     return ParticleFileError(
         reason, path=stack.path, row=rows[0] + 1, hint="Remove these particles from the stack"
     )

@@ -17,7 +17,7 @@ from ..errors import ParticleFileError, PolariceError
 from .cryosparc import Dataset, read_cs
 from .cryosparc_star import star_tables
 from .image_names import ImageNames, StackLocator, parse_image_names
-from .metadata import ParticleMetadata, find_particle_table
+from .metadata import ParticleMetadata, find_particle_table, require_pixel_size
 from .mrc import MrcHeader, MrcReader, read_header
 from .star import StarTable, read_star
 
@@ -89,8 +89,8 @@ class ParticleStack(ParticleMetadata):
             If the STAR or cryoSPARC file is unreadable or names no images, or the bare stack is broken.
         """
         path = Path(path)
-        if pixel_size_A is not None and not pixel_size_A > 0:
-            raise ParticleFileError(f"a pixel size of {pixel_size_A} A makes no sense", path=path)
+        if pixel_size_A is not None:
+            require_pixel_size(pixel_size_A, path)
         suffix = path.suffix.lower()
         if suffix in (".mrcs", ".mrc"):
             count = read_header(path).shape[0]

@@ -84,7 +84,8 @@ def read_star(path: str | Path) -> tuple[list[StarTable], int | None]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        # A byte order mark is what Windows' editors leave; RELION reads over it.
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ParticleFileError("the file does not exist", path=path) from None
     except UnicodeDecodeError:
@@ -99,6 +100,12 @@ def read_star(path: str | Path) -> tuple[list[StarTable], int | None]:
         document = cif.read_string(text)
     except (ValueError, RuntimeError) as error:
         raise ParticleFileError(f"is no valid STAR file ({_explain(error)})", path=path) from None
+    if text.rstrip(" \t")[-1:] not in ("", "\n"):
+        # A number that has lost its last digits is still a number.
+        raise ParticleFileError(
+            "ends within a line, as if it had been cut short", path=path,
+            hint="Copy or write it again; if it is whole, end it with a line break",
+        )  # fmt: skip
     quoted = '"' in text or "'" in text or "\n;" in text
     tables = [table for block in document for table in _tables_of(block, quoted)]
     if escaped:

@@ -31,6 +31,9 @@ def open_stack(path: str | Path, settings: StackSettings, *, split_halves: bool 
         stack.split_halves()
     return stack
 
+# Noise is told from signal by rings of frequency, of which a smaller box has too few.
+_SMALLEST_BOX = 16
+
 
 def require_fit(stack: ParticleStack, misfits: Iterable[PolariceError]) -> None:
     """Raise if the stack is broken, or if something does not fit it.
@@ -64,10 +67,16 @@ def unreadable(stack: ParticleStack, settings: StackSettings) -> Iterator[Polari
     """Why a stack cannot be read in this way."""
     if stack.denoised:
         yield ParticleFileError("these particles are denoised already", path=stack.path)
-    if settings.ctf and stack.has_column("rlnDefocusU") and not stack.has_ctf and not stack.phase_flipped:
+    defocus = any(stack.has_column(f"rlnDefocus{axis}") for axis in "UV")
+    if settings.ctf and defocus and not stack.has_ctf and not stack.phase_flipped:
         missing = ", ".join(f"_{column}" for column in stack.missing_ctf_columns)
         hint = "add the columns, or ignore the CTF with --no-ctf"
         yield ParticleFileError(f"the CTF lacks {missing}", path=stack.path, hint=hint)
+    if stack.box < _SMALLEST_BOX:
+        reason = f"a box of {stack.box} pixels is too small to denoise: at least {_SMALLEST_BOX} are needed"
+        yield ParticleFileError(
+            reason, path=stack.path, hint="extract or resample the particles to a larger one"
+        )
     diameter_A, side_A = settings.mask_diameter_A, stack.box * stack.pixel_size_A
     if diameter_A is not None and not 0 < diameter_A <= side_A * (1 + 1e-6):
         reason = f"a mask diameter of {diameter_A:g} Å does not fit a box of {side_A:.1f} Å"
