@@ -31,6 +31,7 @@ def open_stack(path: str | Path, settings: StackSettings, *, split_halves: bool 
         stack.split_halves()
     return stack
 
+
 # Noise is told from signal by rings of frequency, of which a smaller box has too few.
 _SMALLEST_BOX = 16
 
