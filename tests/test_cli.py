@@ -523,6 +523,7 @@ def test_denoise_options_reach_the_run(
         "neighbours": 5,
         "sets_from": "rlnClassNumber",
         "neighbours_from": None,
+        "split_halves": False,
         "device": "cpu",
         "pixel_size_A": 2.5,
         "contrast": "bright",
@@ -534,6 +535,9 @@ def test_denoise_options_reach_the_run(
         "denoise", star, "--out", tmp_path / "b", "--model", single_weights, "--pixel-size", 2, "--json"
     )
     assert "mean_confidence" not in figures.json()
+    ended = run("denoise", star, "--out", tmp_path / "h", *tokens, "--split-halves")
+    assert "note: The particles were divided into half sets" in ended.err
+    assert ParticleStack.open(tmp_path / "h" / "denoised.star").half_sets is not None
 
 
 def test_a_bare_stack_with_its_truth(
