@@ -121,6 +121,11 @@ def test_a_line_that_was_not_finished_counts_for_nothing(tmp_path: Path) -> None
     with Work(tmp_path, "mine") as work:
         assert list(work.parts("stage", "ab")) == ["b"]
     assert journal.read_text() == "mine\nstage, part 1\nstage, part 2\n"
+    # Nor does one of a process that is no longer there.
+    (tmp_path / "journal-1").write_text("mine\nother, part 2\nother, part 1")
+    with Work(tmp_path, "mine") as work:
+        assert list(work.parts("other", "ab")) == ["a"]
+    (tmp_path / "journal-1").unlink()
     journal.write_text("mi")
     with Work(tmp_path, "mine") as work:
         assert list(work.parts("stage", "ab")) == ["a", "b"]

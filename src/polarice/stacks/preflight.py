@@ -1,4 +1,4 @@
-"""What can be wrong with a stack and the settings that it is read with, before any pixel is read."""
+"""A stack is opened, and what can be wrong with it and its settings is found, before any pixel is read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from ..particles import ParticleStack
 from .settings import StackSettings
 
 __all__ = ["open_stack", "require_fit", "too_few_for", "unreadable"]
+
+# Noise is told from signal by rings of frequency, of which a smaller box has too few.
+_SMALLEST_BOX = 16
 
 
 def open_stack(path: str | Path, settings: StackSettings, *, split_halves: bool = False) -> ParticleStack:
@@ -30,10 +33,6 @@ def open_stack(path: str | Path, settings: StackSettings, *, split_halves: bool 
             raise ParticleFileError(reason, path=stack.path, hint="leave out --split-halves")
         stack.split_halves()
     return stack
-
-
-# Noise is told from signal by rings of frequency, of which a smaller box has too few.
-_SMALLEST_BOX = 16
 
 
 def require_fit(stack: ParticleStack, misfits: Iterable[PolariceError]) -> None:

@@ -69,8 +69,8 @@ class Work:
             self._write(identity)
 
     def _read(self, journal: Path, identity: str) -> list[str]:
-        """Lines of a journal, the first of which must be this run's identity."""
-        lines = journal.read_text(encoding="utf-8").splitlines()
+        """Whole lines of a journal, the first of which must be this run's identity."""
+        lines = journal.read_text(encoding="utf-8").split("\n")[:-1]
         if lines and lines[0] != identity:
             raise OutputError(
                 "the run that was interrupted here had another stack, model, version or other settings",
