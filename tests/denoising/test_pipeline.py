@@ -130,11 +130,10 @@ def test_images_are_what_the_network_says(
     source = ParticleStack.open(example_stack.particles)
     assert joint_run.neighbours is not None
     denoiser = SetDenoiser(joint_weights, "cpu")
-    ctf = joint_run.preprocessor.transfer(source.ctf(slice(None)))
+    statistics = joint_run.found.statistics
+    ctf = joint_run.preprocessor.transfer(source.ctf(slice(None)), statistics)
     assert ctf is not None
-    seen = joint_run.preprocessor.forward(
-        torch.from_numpy(source.images(slice(None))), ctf, joint_run.found.statistics
-    )
+    seen = joint_run.preprocessor.forward(torch.from_numpy(source.images(slice(None))), ctf, statistics)
     # Two rounds look at the neighbours' neighbours: the whole stack, under a mask.
     mask = torch.zeros(48, 48, dtype=torch.bool)
     for row, partners in enumerate(joint_run.neighbours):

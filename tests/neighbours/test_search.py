@@ -136,12 +136,28 @@ def test_duplicates_are_the_likeliest() -> None:
         assert set(found.rows[row].tolist()) == family - {row}
 
 
-def test_large_groups_are_compared_with_a_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    views, view = stack(400)
-    monkeypatch.setattr(pairs, "_MOST_KEYS", 100)
-    found = find(views, 4)
-    assert len(np.unique(found.rows)) <= 100
-    assert (view[found.rows] == view[:, None]).mean() > 0.95
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_large_stacks_are_compared_by_way_of_a_part_of_them(
+    monkeypatch: pytest.MonkeyPatch, mirrored: bool
+) -> None:
+    """Of 60 views the anchors have one or two images each; the others find each other through them."""
+    views, view = stack(1200, kinds=60)
+    likelihood, features = learned(views)
+    embedding = torch.zeros(1200, 1)
+    whole, all_evidence = likeliest_pairs(likelihood, features, embedding, 1199, mirrored)
+    monkeypatch.setattr(pairs, "_MOST_ANCHORS", 100)
+    rows, evidence = likeliest_pairs(likelihood, features, embedding, 30, mirrored)
+    assert (evidence.diff(dim=1) <= 0).all()
+    assert (np.diff(rows.sort(1).values.numpy()) > 0).all()
+    best = rows[:, :15] % 1200
+    assert float((best % 12 != 0).float().mean()) > 0.85
+    assert (view[best.numpy()] == view[:, None]).mean() > 0.95
+    # Evidence is that of the pair, whoever brought it together.
+    full = torch.full((1200, 2400), torch.nan).scatter_(1, whole, all_evidence)
+    same = full.gather(1, rows)
+    known = same.isfinite() & evidence.isfinite()
+    assert float(known.float().mean()) > 0.9
+    torch.testing.assert_close(same[known], evidence[known], rtol=0, atol=2e-3)
 
 
 def test_the_embedding_counts_where_images_say_nothing() -> None:

@@ -44,7 +44,7 @@ def test_noise_comes_out_standard(
     images = 700 + 45 * torch.randn(200, box, box, generator=generator)
     found = measure(fourier_resample(images, model_box), source_box=box)
     tool = preprocessor(box, model_box, contrast, True)
-    model = tool.forward(images, tool.transfer(some_ctf(200)), found)
+    model = tool.forward(images, tool.transfer(some_ctf(200), found), found)
     inside = model[:, radius_grid(model_box) < model_box / 2 - 5]
     assert inside.mean() == pytest.approx(0, abs=0.01)
     # Padding leaves the density of the noise per frequency, over fewer frequencies.
@@ -57,7 +57,7 @@ def test_forward_is_the_formula(generator: torch.Generator) -> None:
     ctf = some_ctf(3).to("cpu", torch.float64)
     statistics = ImageStatistics(torch.tensor([490.0, 500.0, 510.0]), torch.tensor([18.0, 20.0, 22.0]))
     tool = Preprocessor(64, 3.0, 64, "dark", True, True, mask_diameter_A=150.0)
-    model = tool.forward(images, tool.transfer(ctf), statistics)
+    model = tool.forward(images, tool.transfer(ctf, statistics), statistics)
     spectrum = np.fft.fft2(images.numpy() - np.array([490.0, 500.0, 510.0])[:, None, None])
     half = ctf.evaluate(64, 3.0).numpy()
     sign = np.empty((3, 64, 64))
@@ -87,7 +87,7 @@ def test_flipped_images_come_back_flipped(generator: torch.Generator) -> None:
     images = 50 - 8 * filter_images(clean, transfer)
     statistics = ImageStatistics(torch.full((4,), 50.0), torch.full((4,), 2.0))
     tool = preprocessor(contrast="dark", flip=True)
-    model = tool.forward(images, tool.transfer(some_ctf(4)), statistics)
+    model = tool.forward(images, tool.transfer(some_ctf(4), statistics), statistics)
     torch.testing.assert_close(
         model, 4 * filter_images(clean, transfer.abs()) * tool.mask(), atol=1e-3, rtol=0
     )
@@ -165,7 +165,7 @@ def test_preprocessed_apoferritin(shared_data: Path) -> None:
     found = scan(stack, 64)
     tool = Preprocessor.for_stack(stack, found)
     images = torch.from_numpy(stack.images(slice(None)))
-    model = tool.forward(images, tool.transfer(stack.ctf(slice(None))), found.statistics)
+    model = tool.forward(images, tool.transfer(stack.ctf(slice(None)), found.statistics), found.statistics)
     average = model.mean(0)
     radius_A = radius_grid(64) * tool.model_pixel_size_A
     # Apoferritin is a shell of 120 Å outside and 80 Å inside: bright there, dark around it.

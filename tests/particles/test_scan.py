@@ -43,6 +43,12 @@ def simulate(kind: str, n: int, snr: float, generator: torch.Generator) -> tuple
     return images + torch.randn(n, BOX, BOX, generator=generator), ctf
 
 
+def standard(images: Tensor) -> Tensor:
+    """In units of the noise."""
+    found = measure(images)
+    return (images - found.background[:, None, None]) / found.noise_sigma[:, None, None]
+
+
 @pytest.mark.parametrize(("box", "model_box"), [(64, 64), (96, 64), (100, 48), (65, 64)])
 def test_sigma_of_white_noise_is_exact_after_the_crop(
     box: int, model_box: int, generator: torch.Generator
@@ -77,7 +83,7 @@ def test_contrast_of_simulated_particles(
 ) -> None:
     images, ctf = simulate(kind, 100, 0.05, generator)
     images = sign * images * 300 + 1000
-    scores = contrast_scores(images, measure(images), ctf if knows_ctf else None, 3.0)
+    scores = contrast_scores(standard(images), ctf.evaluate(BOX, 3.0) if knows_ctf else None)
     contrast, z = judge_contrast(scores)
     assert contrast == ("bright" if sign > 0 else "dark")
     assert z * sign > 5
@@ -87,7 +93,7 @@ def test_noise_has_no_contrast(generator: torch.Generator) -> None:
     found = []
     for _ in range(200):
         images = torch.randn(20, BOX, BOX, generator=generator)
-        found.append(judge_contrast(contrast_scores(images, measure(images), None, 0.0)))
+        found.append(judge_contrast(contrast_scores(standard(images), None)))
     assert all(contrast is None for contrast, _ in found)
     assert max(abs(z) for _, z in found) < 3.5
     assert judge_contrast(torch.zeros(1, 3)) == (None, 0.0)

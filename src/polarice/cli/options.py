@@ -49,6 +49,9 @@ class Reading:
         Parameter(help="Look at nothing outside a disc of this diameter, Å; the box by default."),
     ] = None
     ctf: Annotated[bool, Parameter(help="Use the CTF: undo its sign changes, tell the network.")] = True
+    whiten: Annotated[bool, Parameter(help="Make the noise of each optics group white; needs the CTF.")] = (
+        True
+    )
     mixed_precision: Annotated[
         bool, Parameter(help="Compute in bfloat16 where the device does so natively: faster.")
     ] = True
@@ -61,5 +64,6 @@ class Reading:
             "contrast": self.contrast,
             "mask_diameter_A": self.mask_diameter,
             "ctf": self.ctf,
+            "whiten": self.whiten,
             "mixed_precision": self.mixed_precision,
         }

@@ -95,7 +95,8 @@ def _neighbourhood(result: NeighbourResult, source: ParticleStack, row: int) -> 
     partners = table.rows[row, places]
     family = np.concatenate([[row], partners])
     images = model_images(result, source, family)
-    ctf = preprocessor.transfer(source.ctf(family)) if preprocessor.ctf_known else None
+    statistics = result.found.statistics[torch.from_numpy(family)]
+    ctf = preprocessor.transfer(source.ctf(family), statistics) if preprocessor.ctf_known else None
     matrices, shifts = (torch.from_numpy(part).float() for part in table.frames(row, places))
     shifts = shifts * (preprocessor.model_box / preprocessor.box)
     laid = low_pass(move_images(images[1:], matrices, shifts), preprocessor.model_pixel_size_A).numpy()

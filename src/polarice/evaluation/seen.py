@@ -32,9 +32,10 @@ class Run(Protocol):
 def model_images(run: Run, source: ParticleStack, rows: np.ndarray) -> Tensor:
     """What the network saw of some rows, shape (n, y, x)."""
     images = torch.from_numpy(source.images(rows))
+    statistics = run.found.statistics[torch.from_numpy(rows)]
     known = run.preprocessor.ctf_known
-    ctf = run.preprocessor.transfer(source.ctf(rows)) if known else None
-    return run.preprocessor.forward(images, ctf, run.found.statistics[torch.from_numpy(rows)])
+    ctf = run.preprocessor.transfer(source.ctf(rows), statistics) if known else None
+    return run.preprocessor.forward(images, ctf, statistics)
 
 
 def bright(run: Run, stack: ParticleStack, rows: np.ndarray) -> np.ndarray:

@@ -290,6 +290,12 @@ class ParticleMetadata:
         return bool(done.any())
 
     @property
+    def premultiplied(self) -> bool:
+        """Whether any images were multiplied by their CTFs, noise and all."""
+        flag = self.numeric("rlnCtfDataAreCtfPremultiplied")
+        return flag is not None and bool((flag != 0).any())
+
+    @property
     def denoised(self) -> bool:
         """Whether polarice has denoised any of these images."""
         flag = self.numeric("polariceDenoised")

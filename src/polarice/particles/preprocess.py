@@ -1,7 +1,8 @@
 """From a user's grey scale to the networks' and back.
 
-A network sees images at its own box with protein bright, background 0, noise of standard deviation 1,
-sign changes of the CTF undone, and nothing outside a soft disc.
+A network sees images at its own box with protein bright, background 0, white noise of standard deviation 1,
+sign changes of the CTF undone, and nothing outside a soft disc. What makes the noise white acts on the signal
+too, and is told to the network as part of the CTF.
 
 No plane is fitted to the background: on crowded apoferritin, ice and single-frame stacks the slope
 fitted to the corners added more power at the lowest frequency than it took away.
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ParticleFileError, PolariceError
-from ..imaging import CTF, fourier_resample, phase_flip, soft_disc
+from ..imaging import CTF, filter_images, fourier_resample, phase_flip, soft_disc
 from .scan import Contrast, ImageStatistics, StackScan
 from .stack import ParticleStack
 
@@ -45,6 +46,8 @@ class Preprocessor:
         Whether the sign changes of the CTF are undone.
     mask_diameter_A : float
         Where the soft disc ends; at most the box.
+    whiten : bool
+        Whether the noise is made white, where its spectrum and the CTF are known.
     notices : tuple of str
         What the user should know about these choices.
 
@@ -61,6 +64,7 @@ class Preprocessor:
     ctf_known: bool
     phase_flip: bool
     mask_diameter_A: float
+    whiten: bool = False
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,6 +88,7 @@ class Preprocessor:
         contrast: Contrast | None = None,
         mask_diameter_A: float | None = None,
         ctf: bool = True,
+        whiten: bool = True,
     ) -> Preprocessor:
         """Choose the preprocessing of a stack.
 
@@ -98,6 +103,8 @@ class Preprocessor:
             By default the box.
         ctf : bool
             Undo the CTF's sign changes, and tell the network its magnitude, where its parameters are there.
+        whiten : bool
+            Make the noise white, where the CTF's parameters are there.
         """
         notices: list[str] = []
         if contrast is None and found.contrast is None:
@@ -129,6 +136,7 @@ class Preprocessor:
             ctf_known=ctf and stack.has_ctf,
             phase_flip=ctf and stack.has_ctf and not stack.phase_flipped,
             mask_diameter_A=mask_diameter_A or stack.box * stack.pixel_size_A,
+            whiten=whiten and ctf and found.statistics.noise_power is not None,
             notices=tuple(notices),
         )
 
@@ -147,14 +155,30 @@ class Preprocessor:
         radius_px = self.mask_diameter_A / 2 / self.model_pixel_size_A
         return soft_disc(self.model_box, radius_px, _EDGE_PX)
 
-    def transfer(self, ctf: CTF) -> Tensor | None:
-        """Values of the CTF on the half spectrum of the network's images; None where it is not to be used.
+    def transfer(self, ctf: CTF, statistics: ImageStatistics) -> Tensor | None:
+        """What the signal has passed through on the half spectrum of the network's images.
+
+        Parameters
+        ----------
+        ctf : CTF
+        statistics : ImageStatistics
+            As given to `forward`.
 
         Returns
         -------
-        Tensor, shape (b, model_box, model_box // 2 + 1)
+        Tensor, shape (b, model_box, model_box // 2 + 1), or None
+            The CTF, and what makes the noise white; None where the CTF is not to be used.
         """
-        return ctf.evaluate(self.model_box, self.model_pixel_size_A) if self.ctf_known else None
+        if not self.ctf_known:
+            return None
+        transfer, whitening = (
+            ctf.evaluate(self.model_box, self.model_pixel_size_A),
+            self._whitening(statistics),
+        )
+        return transfer if whitening is None else transfer * whitening
+
+    def _whitening(self, statistics: ImageStatistics) -> Tensor | None:
+        return statistics.whitening(self.model_box) if self.whiten else None
 
     def forward(self, images: Tensor, ctf: Tensor | None, statistics: ImageStatistics) -> Tensor:
         """Images as a network wants them.
@@ -180,12 +204,16 @@ class Preprocessor:
             if ctf is None:
                 raise PolariceError("phases cannot be flipped without a CTF")
             model = phase_flip(model, ctf)
+        whitening = self._whitening(statistics)
+        if whitening is not None:
+            model = filter_images(model, whitening)
         return model * (self.sign / _column(statistics.noise_sigma)) * self.mask().to(model)
 
     def inverse(self, denoised: Tensor, statistics: ImageStatistics) -> Tensor:
         """Images of a network in the stack's grey scale, contrast and box.
 
-        Phases stay flipped, and what the disc has hidden is background.
+        Phases stay flipped, and what the disc has hidden is background. Where the CTF is known, what a
+        network returns has passed neither through it nor through what makes the noise white.
 
         Parameters
         ----------

@@ -10,7 +10,7 @@ crowded apoferritin, where the spectral estimate is within 2 %).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ..errors import ParticleFileError
-from ..imaging import CTF, filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
+from ..imaging import filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
+from .noise import NoiseMoments, whitening_filters
 from .stack import ParticleStack
 
 __all__ = ["Contrast", "ImageStatistics", "StackScan", "contrast_scores", "judge_contrast", "measure", "scan"]
@@ -46,20 +47,37 @@ class ImageStatistics:
         Mean grey value outside the inscribed circle.
     noise_sigma : Tensor, shape (b,)
         Standard deviation of the noise in one pixel at the model's box, if the noise is white.
+    noise_power : Tensor, shape (g, rings), or None
+        Power of each kind of noise on rings of 0, 1, … cycles per box, in units of ``noise_sigma`` squared;
+        None where it is taken as white.
+    kind : Tensor of int, shape (b,), or None
+        Row of `noise_power` for each image.
     """
 
     background: Tensor
     noise_sigma: Tensor
+    noise_power: Tensor | None = None
+    kind: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.background)
 
     def __getitem__(self, index: slice | Tensor) -> ImageStatistics:
-        return ImageStatistics(self.background[index], self.noise_sigma[index])
+        kind = None if self.kind is None else self.kind[index]
+        return replace(
+            self, background=self.background[index], noise_sigma=self.noise_sigma[index], kind=kind
+        )
 
     def to(self, device: torch.device | str) -> ImageStatistics:
         """Copy on another device."""
-        return ImageStatistics(self.background.to(device), self.noise_sigma.to(device))
+        parts = (self.background, self.noise_sigma, self.noise_power, self.kind)
+        return ImageStatistics(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+    def whitening(self, box: int) -> Tensor | None:
+        """What makes each image's noise white, (b, box, box // 2 + 1); None where it is taken as that."""
+        if self.noise_power is None or self.kind is None:
+            return None
+        return whitening_filters(self.noise_power, box)[self.kind]
 
 
 @dataclass(frozen=True)
@@ -124,8 +142,9 @@ def scan(
     """
     batch_size = max(1, min(batch_size, _MOST_PIXELS // stack.box**2))
     flip = stack.has_ctf and not stack.phase_flipped
-    model_pixel_A = stack.pixel_size_A * stack.box / model_box if flip else 0.0
     count = len(stack)
+    kinds = _kinds_of_noise(stack)
+    moments = [NoiseMoments(model_box, stack.box) for _ in range(int(kinds.max()) + 1)]
     # Made at once: small pieces that are kept between large ones that are not would break up the memory.
     statistics = ImageStatistics(torch.empty(count), torch.empty(count))
     scores, prints = torch.empty(count, _DISCS), torch.empty(count, dtype=torch.long)
@@ -144,14 +163,30 @@ def scan(
         bad |= ~(torch.isfinite(measured.background) & torch.isfinite(sigma) & (sigma > 0))
         if bad.any():
             unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
-        ctf = stack.ctf(rows) if flip else None
-        scores[rows] = contrast_scores(cropped, measured, ctf, model_pixel_A)
+        standard = (cropped - measured.background[:, None, None]) / sigma[:, None, None]
+        transfer = None
+        if stack.has_ctf:
+            transfer = stack.ctf(rows).evaluate(model_box, stack.pixel_size_A * stack.box / model_box)
+            for kind in kinds[rows].unique().tolist():
+                there = kinds[rows] == kind
+                moments[kind].add(standard[there], transfer[there])
+        scores[rows] = contrast_scores(standard, transfer if flip else None)
         if progress is not None:
             progress(rows.stop)
     if unusable:
         raise _unusable(stack, unusable)
     contrast, z = judge_contrast(scores)
+    if stack.has_ctf and not stack.premultiplied:
+        power = torch.stack([moment.spectrum() for moment in moments])
+        statistics = replace(statistics, noise_power=power, kind=kinds)
     return StackScan(model_box, statistics, contrast, z, _first_of_each(prints))
+
+
+def _kinds_of_noise(stack: ParticleStack) -> Tensor:
+    """Images (n,) of one optics group and half set, from 0: no half may depend on what lies in the other."""
+    halves = np.zeros(len(stack), np.int64) if stack.half_sets is None else stack.half_sets
+    _, kinds = np.unique(np.stack([stack.optics_groups, halves]), axis=1, return_inverse=True)
+    return torch.from_numpy(kinds.reshape(-1).astype(np.int64))
 
 
 def _fingerprints(images: Tensor) -> Tensor:
@@ -217,9 +252,7 @@ def measure(images: Tensor, *, source_box: int | None = None) -> ImageStatistics
     return ImageStatistics(background, variance.sqrt())
 
 
-def contrast_scores(
-    images: Tensor, statistics: ImageStatistics, ctf: CTF | None, pixel_size_A: float
-) -> Tensor:
+def contrast_scores(standard: Tensor, transfer: Tensor | None) -> Tensor:
     """Match every image with discs of several radii about its centre.
 
     The CTF surrounds a particle with a fringe of the opposite sign and as much contrast. It is
@@ -228,29 +261,24 @@ def contrast_scores(
 
     Parameters
     ----------
-    images : Tensor, shape (b, L, L)
-    statistics : ImageStatistics
-        Of these images.
-    ctf : CTF or None
-        None where the sign changes have been undone, or the CTF is not known.
-    pixel_size_A : float
-        Å per pixel of these images.
+    standard : Tensor, shape (b, L, L)
+        Background 0, noise of standard deviation 1.
+    transfer : Tensor, shape (b, L, L // 2 + 1), or None
+        CTFs; None where the sign changes have been undone, or the CTF is not known.
 
     Returns
     -------
     Tensor, shape (b, radii)
         In units of the noise; positive for bright protein.
     """
-    box = images.shape[-1]
-    standard = (images - statistics.background[:, None, None]) / statistics.noise_sigma[:, None, None]
-    if ctf is not None:
-        transfer = ctf.evaluate(box, pixel_size_A)
+    box = standard.shape[-1]
+    if transfer is not None:
         standard = filter_images(standard, transfer / (transfer.square() + _WIENER))
     radii = np.geomspace(0.06, 0.42, _DISCS) * box
     discs = torch.stack([soft_disc(box, float(radius), 1.0) for radius in radii])
     discs = discs - discs.mean((-2, -1), keepdim=True)
     discs = discs / discs.flatten(1).norm(dim=1)[:, None, None]
-    return torch.einsum("byx,ryx->br", standard, discs.to(images.device))
+    return torch.einsum("byx,ryx->br", standard, discs.to(standard.device))
 
 
 def judge_contrast(scores: Tensor) -> tuple[Contrast | None, float]:

@@ -73,6 +73,7 @@ class PreparedStack:
             contrast=settings.contrast,
             mask_diameter_A=settings.mask_diameter_A,
             ctf=settings.ctf,
+            whiten=settings.whiten,
         )
         return cls(stack, preprocessor, found, device, seconds, report)
 
@@ -126,10 +127,10 @@ class PreparedStack:
     def seen(self, rows: slice | NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
         """Some images as the network wants them, and the magnitudes of their CTFs where these are known."""
         images = torch.from_numpy(self.stack.images(rows)).to(self.device)
-        known = self.preprocessor.ctf_known
-        ctf = self.preprocessor.transfer(self.stack.ctf(rows).to(self.device)) if known else None
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         statistics = self.found.statistics[chosen].to(self.device)
+        known = self.preprocessor.ctf_known
+        ctf = self.preprocessor.transfer(self.stack.ctf(rows).to(self.device), statistics) if known else None
         return self.preprocessor.forward(images, ctf, statistics), None if ctf is None else ctf.abs()
 
 

@@ -27,6 +27,8 @@ class StackSettings:
         Diameter of the disc outside of which nothing is looked at; the box by default.
     ctf : bool
         Use the CTF where its parameters are given: undo its sign changes, and tell the network.
+    whiten : bool
+        Make the noise of each optics group white, where the CTF's parameters are given.
     mixed_precision : bool
         Compute convolutions in bfloat16 where the device has instructions for it: nearly twice as fast, and
         the images differ by a relative squared error of a few 1e-5 between devices.
@@ -38,6 +40,7 @@ class StackSettings:
     contrast: Contrast | None = None
     mask_diameter_A: float | None = None
     ctf: bool = True
+    whiten: bool = True
     mixed_precision: bool = True
 
 
