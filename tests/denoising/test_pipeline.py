@@ -86,7 +86,7 @@ def test_output_star_is_the_input_with_three_columns_more(
     assert denoised.problems() == []
     assert source.particles is not None
     assert denoised.particles is not None
-    added = ["polariceDenoised", "polariceConfidence", "polariceEffectiveNeighbours"]
+    added = ["polariceDenoised", "polariceOutlier", "polariceConfidence", "polariceEffectiveNeighbours"]
     assert list(denoised.particles.columns) == [*source.particles.columns, *added]
     for name, values in source.particles.columns.items():
         if name != "rlnImageName":

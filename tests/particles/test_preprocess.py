@@ -118,7 +118,8 @@ def test_images_that_do_not_fit_are_refused() -> None:
 
 
 def found_as(contrast: Contrast | None, n: int = 10) -> StackScan:
-    return StackScan(8, ImageStatistics(torch.zeros(n), torch.ones(n)), contrast, 0.7, torch.arange(n))
+    statistics = ImageStatistics(torch.zeros(n), torch.ones(n))
+    return StackScan(8, statistics, contrast, 0.7, torch.arange(n), torch.zeros(n, dtype=torch.bool))
 
 
 def test_choices_for_a_stack(small_stack: Path) -> None:

@@ -185,6 +185,7 @@ def _write(
     """Leave the stack, the neighbours and the record, and count them among the result's files."""
     with writer:
         runner.write(writer, made)
+        writer.set_columns(particles={"polariceOutlier": result.found.outlier.int().numpy()})
         if isinstance(made, JointRun):
             writer.set_columns(
                 particles={

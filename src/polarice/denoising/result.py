@@ -102,6 +102,9 @@ class DenoiseResult:
             "notices": list(self.notices),
             "files": self.files,
         }
+        if self.preprocessor.whiten and self.found.statistics.noise_power is not None:
+            power = self.found.statistics.noise_power.double().numpy()
+            figures["noise_power"] = [[round(ring, 3) for ring in kind] for kind in power.tolist()]
         if self.weights is not None:
             figures["mean_confidence"] = round(float(confidence(self.weights, self.probability).mean()), 4)
             figures["mean_effective_neighbours"] = round(float(effective_neighbours(self.weights).mean()), 2)

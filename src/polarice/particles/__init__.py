@@ -5,6 +5,7 @@ from .cryosparc import Dataset, read_cs, write_cs
 from .info import describe, format_description
 from .mrc import MrcHeader, MrcReader, read_header
 from .mrc_writer import MrcStackWriter
+from .noise import whitening_filters
 from .preprocess import Preprocessor
 from .scan import Contrast, ImageStatistics, StackScan, measure, scan
 from .stack import ParticleStack
@@ -34,6 +35,7 @@ __all__ = [
     "read_header",
     "read_star",
     "scan",
+    "whitening_filters",
     "write_cs",
     "write_star",
 ]

@@ -49,6 +49,7 @@ MARKS = (
     Scaled("polarice/phase_flipped", "rlnCtfDataArePhaseFlipped"),
     Scaled("polarice/ctf_premultiplied", "rlnCtfDataAreCtfPremultiplied"),
     Scaled("polarice/denoised", "polariceDenoised"),
+    Scaled("polarice/outlier", "polariceOutlier"),
     Scaled("polarice/confidence", "polariceConfidence"),
     Scaled("polarice/effective_neighbours", "polariceEffectiveNeighbours"),
 )

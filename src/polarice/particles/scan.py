@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import stdtr
 from scipy.stats import norm
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from ..errors import ParticleFileError
 from ..imaging import filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
 from .noise import NoiseMoments, whitening_filters
+from .outliers import find_outliers
 from .stack import ParticleStack
 
 __all__ = ["Contrast", "ImageStatistics", "StackScan", "contrast_scores", "judge_contrast", "measure", "scan"]
@@ -96,6 +98,8 @@ class StackScan:
         Significance in standard deviations, positive for bright.
     original : Tensor of int, shape (n,)
         First row with the very same pixels; a particle's own row unless it is a copy.
+    outlier : Tensor of bool, shape (n,)
+        Images unlike the others of their half set.
     """
 
     model_box: int
@@ -103,6 +107,7 @@ class StackScan:
     contrast: Contrast | None
     contrast_z: float
     original: Tensor
+    outlier: Tensor
 
     @property
     def copies(self) -> Tensor:
@@ -143,11 +148,13 @@ def scan(
     batch_size = max(1, min(batch_size, _MOST_PIXELS // stack.box**2))
     flip = stack.has_ctf and not stack.phase_flipped
     count = len(stack)
-    kinds = _kinds_of_noise(stack)
+    halves = torch.from_numpy(np.zeros(count, np.int8) if stack.half_sets is None else stack.half_sets)
+    kinds = _kinds_of_noise(stack.optics_groups, halves)
     moments = [NoiseMoments(model_box, stack.box) for _ in range(int(kinds.max()) + 1)]
     # Made at once: small pieces that are kept between large ones that are not would break up the memory.
     statistics = ImageStatistics(torch.empty(count), torch.empty(count))
     scores, prints = torch.empty(count, _DISCS), torch.empty(count, dtype=torch.long)
+    extreme = torch.empty(count)
     unusable: list[int] = []
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
@@ -164,6 +171,7 @@ def scan(
         if bad.any():
             unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
         standard = (cropped - measured.background[:, None, None]) / sigma[:, None, None]
+        extreme[rows] = standard.abs().amax((1, 2))
         transfer = None
         if stack.has_ctf:
             transfer = stack.ctf(rows).evaluate(model_box, stack.pixel_size_A * stack.box / model_box)
@@ -179,14 +187,21 @@ def scan(
     if stack.has_ctf and not stack.premultiplied:
         power = torch.stack([moment.spectrum() for moment in moments])
         statistics = replace(statistics, noise_power=power, kind=kinds)
-    return StackScan(model_box, statistics, contrast, z, _first_of_each(prints))
+    outlier = torch.zeros(count, dtype=torch.bool)
+    for half in halves.unique():
+        there = halves == half
+        outlier[there] = find_outliers(
+            statistics.background[there], statistics.noise_sigma[there], extreme[there]
+        )
+    return StackScan(model_box, statistics, contrast, z, _first_of_each(prints), outlier)
 
 
-def _kinds_of_noise(stack: ParticleStack) -> Tensor:
+def _kinds_of_noise(optics_groups: NDArray[np.int64], halves: Tensor) -> Tensor:
     """Images (n,) of one optics group and half set, from 0: no half may depend on what lies in the other."""
-    halves = np.zeros(len(stack), np.int64) if stack.half_sets is None else stack.half_sets
-    _, kinds = np.unique(np.stack([stack.optics_groups, halves]), axis=1, return_inverse=True)
-    return torch.from_numpy(kinds.reshape(-1).astype(np.int64))
+    kinds: Tensor = torch.stack([torch.from_numpy(optics_groups), halves.long()]).unique(
+        dim=1, return_inverse=True
+    )[1]
+    return kinds
 
 
 def _fingerprints(images: Tensor) -> Tensor:

@@ -97,6 +97,12 @@ class PreparedStack:
                 f"{len(copies):,} particles repeat the pixels of an earlier row (row {row + 1} those of row "
                 f"{int(self.found.original[row]) + 1}): copies are not counted as neighbours of each other."
             )
+        unlike = int(self.found.outlier.sum())
+        if unlike:
+            notices.append(
+                f"{unlike:,} particles are unlike the others in background, noise or brightest pixel "
+                "(_polariceOutlier): they are kept."
+            )
         if stack.box != box:
             notices.append(
                 f"The images were resampled in Fourier space from {stack.box} to the model's {box} pixels "
