@@ -1,7 +1,7 @@
 """What whitening is worth: stacks with noise of several colours, denoised with and without it.
 
-Prints the relative mean squared error against the truth; of real pairs of images (``--pairs``, one taken from the
-other's frames) the correlation of the denoised image, seen through its CTF, with the other one.
+Prints the relative mean squared error against the truth. Of real pairs of images with independent noise
+(``--pairs``) it is the correlation of the one, denoised and seen through its CTF, with the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images that are unlike the others of their stack: crystals, carbon, broken pixels, another normalisation."""
+"""Images unlike the others of their stack: crystals, carbon, broken pixels, another normalisation."""
 
 from __future__ import annotations
 
