@@ -291,10 +291,17 @@ def test_pixel_sizes_that_differ(tmp_path: Path, write_stack: Build) -> None:
         "data_optics\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n1 1.0\n2 {}\n3 9.0\n\n"
         "data_particles\nloop_\n_rlnImageName\n_rlnOpticsGroup\n1@a.mrcs 1\n2@a.mrcs 2\n"
     )
-    (tmp_path / "p.star").write_text(text.format("1.3"))
+    (tmp_path / "p.star").write_text(text.format("3.3"))
+    (found,) = messages(tmp_path / "p.star")
+    assert "differ between particles: from 1.0000 to 3.3000 A" in found
+    assert "split" in found
+    (tmp_path / "p.star").write_text(
+        text.replace("2@a.mrcs 2", "2@a.mrcs 1 1.3").replace(
+            "_rlnOpticsGroup\n1@a.mrcs 1", "_rlnOpticsGroup\n_rlnImagePixelSize\n1@a.mrcs 1 1.0"
+        )
+    )
     (found,) = messages(tmp_path / "p.star")
     assert "differ between particles: from 1.0000 to 1.3000 A" in found
-    assert "split" in found
     (tmp_path / "p.star").write_text(text.format("1.0"))  # group 3 has no particles and does not matter
     assert ParticleStack.open(tmp_path / "p.star").pixel_size_A == 1.0
 
@@ -374,5 +381,6 @@ def test_real_stacks_open(shared_data: Path) -> None:
     assert ParticleStack.open(folder / "relion31" / "relion31.star").pixel_size_A == 2.806
     groups = ParticleStack.open(folder / "metadata_only" / "relion31.6opticsgroups.star")
     assert np.unique(groups.optics_groups).size > 1
-    with pytest.raises(ParticleFileError, match="differ between particles"):
-        _ = groups.pixel_size_A
+    sizes = groups.pixel_sizes_A()
+    assert sizes is not None
+    assert (sizes.min(), sizes.max(), groups.pixel_size_A) == (1.24, 1.25, 1.25)

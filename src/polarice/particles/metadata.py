@@ -18,6 +18,7 @@ from torch import Tensor
 from ..conventions import euler_to_matrix
 from ..errors import ParticleFileError
 from ..imaging import CTF
+from .geometry import SAME_SIZE
 from .star import StarTable
 
 __all__ = ["ParticleMetadata"]
@@ -25,6 +26,8 @@ __all__ = ["ParticleMetadata"]
 _GIVE_PIXEL_SIZE = "Give it with --pixel-size (pixel_size_A in Python)"
 # What a pixel of a particle image can measure.
 _LEAST_PIXEL_A, _LARGEST_PIXEL_A = 0.01, 1000.0
+# Optics groups whose pixels differ by a larger factor are a mistake in the table.
+_MOST_DIFFERENT = 3.0
 _REQUIRED_CTF = ("rlnDefocusU", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 
 
@@ -168,12 +171,12 @@ class ParticleMetadata:
 
     @cached_property
     def pixel_size_A(self) -> float:
-        """Å per pixel, one for the whole stack.
+        """Å per pixel of the images as they are read: the coarsest, where those of optics groups differ.
 
         Raises
         ------
         ParticleFileError
-            If it is nowhere, or differs between particles by more than 0.1 %.
+            If it is nowhere, or differs by more than 0.1 % between particles of one optics group.
         """
         if self.given_pixel_size_A is not None:
             return self.given_pixel_size_A
@@ -183,12 +186,30 @@ class ParticleMetadata:
         low, high = float(sizes.min()), float(sizes.max())
         for size in (low, high):
             require_pixel_size(size, self.path, _GIVE_PIXEL_SIZE)
-        if high > low * 1.001:
+        if high <= low * SAME_SIZE:
+            return float(np.median(sizes))
+        alike = (
+            self.optics is not None
+            and high <= low * _MOST_DIFFERENT
+            and all(
+                np.ptp(sizes[self.optics_groups == group]) <= low * (SAME_SIZE - 1)
+                for group in np.unique(self.optics_groups)
+            )
+        )
+        if not alike:
             raise ParticleFileError(
                 f"the pixel sizes differ between particles: from {low:.4f} to {high:.4f} A", path=self.path,
-                hint="Bring the optics groups to one pixel size and box, or split the stack by them",
+                hint="Give each pixel size an optics group of its own, or split the stack",
             )  # fmt: skip
-        return float(np.median(sizes))
+        return high
+
+    @cached_property
+    def own_pixels(self) -> NDArray[np.float64]:
+        """How many pixels as they are read each pixel of a particle's own image is, shape (n,)."""
+        sizes = None if self.given_pixel_size_A is not None else self.pixel_sizes_A()
+        if sizes is None or float(sizes.max()) <= float(sizes.min()) * SAME_SIZE:
+            return np.ones(len(self))
+        return sizes / self.pixel_size_A
 
     def pixel_sizes_A(self) -> NDArray[np.float64] | None:
         """Pixel size of each particle as the tables say it, shape (n,); None where they do not."""
@@ -338,15 +359,15 @@ class ParticleMetadata:
         return euler_to_matrix(torch.from_numpy(np.stack(found, -1))).float()
 
     def shifts_px(self) -> NDArray[np.float32] | None:
-        """Where each particle lies from its box's centre in pixels, shape (n, 2) as (x, y).
+        """Where each particle lies from its box's centre in pixels as they are read, (n, 2) as (x, y).
 
         None without ``rlnOriginXAngst/YAngst`` (Å) or RELION 3.0's ``rlnOriginX/Y`` (pixels).
         """
         for suffix, unit_A in (("Angst", True), ("", False)):
             x, y = self.numeric(f"rlnOriginX{suffix}"), self.numeric(f"rlnOriginY{suffix}")
             if x is not None and y is not None:
-                scale = self.pixel_size_A if unit_A else 1.0
-                shifts: NDArray[Any] = -np.stack([x, y], -1) / scale
+                scale = np.full(len(x), 1 / self.pixel_size_A) if unit_A else self.own_pixels
+                shifts: NDArray[Any] = -np.stack([x, y], -1) * scale[:, None]
                 return shifts.astype(np.float32)
         return None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ParticleFileError, PolariceError
 from .stack import ParticleStack
@@ -59,7 +60,9 @@ def _image_problems(stack: ParticleStack) -> Iterator[PolariceError]:
     bad = np.flatnonzero(stack.names.file < 0)
     if len(bad):
         yield _with_count(stack.bad_name(int(bad[0])), len(bad))
+    several = _several_geometries(stack)
     first_box: tuple[int, int] | None = None
+    own_box = np.zeros(len(stack.names.files) + 1)
     box_named: set[tuple[int, int]] = set()
     broken = 0
     order = np.argsort(stack.names.file, kind="stable")
@@ -79,10 +82,11 @@ def _image_problems(stack: ParticleStack) -> Iterator[PolariceError]:
             yield _with_count(stack.past_end(int(past[0]), header), len(past))
         box = (header.shape[1], header.shape[2])
         first_box = first_box or box
+        own_box[file] = box[0] if box[0] == box[1] and (several or box == first_box) else 0
         if box in box_named:
             continue
         box_named.add(box)
-        fault = _box_fault(box, first_box)
+        fault = _box_fault(box, box if several else first_box)
         if fault is not None:
             row = int(rows[0]) + 1 if stack.tables else None
             yield ParticleFileError(
@@ -95,7 +99,14 @@ def _image_problems(stack: ParticleStack) -> Iterator[PolariceError]:
         yield ParticleFileError(
             f"{broken} of {len(stack.names.files)} stack files are missing or broken", path=stack.path
         )
-    yield from _optics_box_problems(stack, first_box)
+    yield from _optics_box_problems(stack, own_box[stack.names.file])
+
+
+def _several_geometries(stack: ParticleStack) -> bool:
+    try:
+        return stack.several_geometries
+    except PolariceError:
+        return False  # `find_problems` says why
 
 
 def _box_fault(box: tuple[int, int], first: tuple[int, int]) -> tuple[str, str] | None:
@@ -111,19 +122,20 @@ def _box_fault(box: tuple[int, int], first: tuple[int, int]) -> tuple[str, str] 
     return None
 
 
-def _optics_box_problems(stack: ParticleStack, box: tuple[int, int] | None) -> Iterator[PolariceError]:
+def _optics_box_problems(stack: ParticleStack, box: NDArray[np.float64]) -> Iterator[PolariceError]:
+    """Where the tables say another box than each particle's (n,) stack file, of 0 where that is not known."""
     try:
         sizes = stack.numeric("rlnImageSize")
     except PolariceError as error:
         yield error
         return
-    if sizes is None or box is None or box[0] != box[1]:
+    if sizes is None:
         return
-    differs = np.flatnonzero(sizes != box[0])
+    differs = np.flatnonzero((sizes != box) & (box > 0))
     if len(differs):
         row = int(differs[0])
         yield ParticleFileError(
-            f"says _rlnImageSize {sizes[row]:.0f}, the images have {box[1]} pixels",
+            f"says _rlnImageSize {sizes[row]:.0f}, the images have {box[row]:.0f} pixels",
             path=stack.path, row=row + 1, hint="Correct the optics table",
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ParticleFileError, PolariceError
 from .cryosparc import Dataset, read_cs
 from .cryosparc_star import star_tables
+from .geometry import Geometry
 from .image_names import ImageNames, StackLocator, parse_image_names
 from .metadata import ParticleMetadata, find_particle_table, require_pixel_size
 from .mrc import MrcHeader, MrcReader, read_header
@@ -143,7 +144,9 @@ class ParticleStack(ParticleMetadata):
 
     @cached_property
     def box(self) -> int:
-        """Side of the images in pixels, from the header of the first stack file.
+        """Side in pixels of the images as they are read, from the header of the first stack file.
+
+        Optics groups may have boxes of their own (``rlnImageSize``), which are brought to one.
 
         Raises
         ------
@@ -158,10 +161,26 @@ class ParticleStack(ParticleMetadata):
             raise ParticleFileError(
                 f"images of {header.shape[1]} x {header.shape[2]} pixels are not square", path=header.path
             )
-        return header.shape[1]
+        if self._own_boxes is None:
+            return header.shape[1]
+        return Geometry.common(self._own_boxes, self.own_pixels * self.pixel_size_A).box
+
+    @cached_property
+    def _own_boxes(self) -> NDArray[np.int64] | None:
+        """Side of each particle's own image, shape (n,); None where all are alike."""
+        boxes = self.numeric("rlnImageSize")
+        if boxes is None or not (np.isfinite(boxes) & (boxes > 0)).all():
+            return None
+        alike = np.ptp(self.own_pixels) == 0 and np.ptp(boxes) == 0
+        return None if alike else boxes.astype(np.int64)
+
+    @property
+    def several_geometries(self) -> bool:
+        """Whether optics groups differ in box or pixel size, so that reading resamples images."""
+        return self._own_boxes is not None
 
     def images(self, rows: slice | ArrayLike) -> NDArray[np.float32]:
-        """Images of some particles, in the order asked for.
+        """Images of some particles, in the order asked for, all of one box and pixel size.
 
         Parameters
         ----------
@@ -171,7 +190,8 @@ class ParticleStack(ParticleMetadata):
         Returns
         -------
         ndarray, shape (n, y, x), float32
-            In the file's own grey scale.
+            In the file's own grey scale. Where optics groups differ in box or pixel size, they are cropped
+            and resampled to the smallest field of view and the coarsest pixel.
 
         Raises
         ------
@@ -180,22 +200,33 @@ class ParticleStack(ParticleMetadata):
         """
         wanted = self.rows(rows)
         out = np.empty((len(wanted), self.box, self.box), dtype=np.float32)
+        geometry = Geometry(self.box, self.pixel_size_A)
         files = self.names.file[wanted]
         for file in np.unique(files):
             places = np.flatnonzero(files == file)
             if file < 0:
                 raise self.bad_name(int(wanted[places[0]]))
             header = self.stack_header(int(file))
-            if header.shape[1:] != out.shape[1:]:
+            own = None if self._own_boxes is None else int(self._own_boxes[wanted[places[0]]])
+            if header.shape[1:] != (own or self.box, own or self.box):
                 row = int(wanted[places[0]]) + 1
                 raise ParticleFileError(
                     f"{header.path} has a box of {header.shape[1]} x {header.shape[2]}, "
-                    f"others have {self.box}", path=self.path, row=row,
+                    f"{'its optics group' if own else 'others'} have {own or self.box}",
+                    path=self.path, row=row,
                 )  # fmt: skip
             index = self.names.index[wanted[places]]
             if index.max() >= header.shape[0]:
                 raise self.past_end(int(wanted[places[index.argmax()]]), header)
-            out[places] = self._reader.read(header.path, index)
+            read = self._reader.read(header.path, index)
+            if own is None:
+                out[places] = read
+                continue
+            scales = self.own_pixels[wanted[places]]
+            for scale in np.unique(scales):
+                out[places[scales == scale]] = geometry.bring(
+                    read[scales == scale], scale * self.pixel_size_A
+                )
         return out
 
     def bad_name(self, row: int) -> ParticleFileError:

@@ -90,8 +90,6 @@ class ParticleWriter:
         self.box = box
         self.pixel_size_A = pixel_size_A
         self.source = source
-        # How many new pixels an old one is: origins in pixels change with it.
-        self._scale = 1.0 if source is None else source.pixel_size_A / pixel_size_A
         self._rows = None if source is None else source.rows(slice(None) if rows is None else rows)
         self._particles = dict(particles or {})
         self._optics = dict(optics or {})
@@ -235,9 +233,11 @@ class ParticleWriter:
             detector_um = np.array(particles.columns.get("rlnDetectorPixelSize", ["5"]), dtype=np.float64)
             changes["rlnDetectorPixelSize"] = detector_um[0]
             changes["rlnMagnification"] = detector_um[0] * 1e4 / self.pixel_size_A
-        if abs(self._scale - 1) > 1e-6:
+        # How many new pixels an old one is.
+        scale = self.source.own_pixels[self._rows] * self.source.pixel_size_A / self.pixel_size_A
+        if np.abs(scale - 1).max() > 1e-6:
             for name in filter(has, ("rlnOriginX", "rlnOriginY")):
-                changes[name] = np.array(particles.columns[name], dtype=np.float64) * self._scale
+                changes[name] = np.array(particles.columns[name], dtype=np.float64) * scale
         return changes
 
     def _with(self, table: StarTable, columns: Columns, count: int) -> StarTable:

@@ -103,6 +103,11 @@ class PreparedStack:
                 f"{unlike:,} particles are unlike the others in background, noise or brightest pixel "
                 "(_polariceOutlier): they are kept."
             )
+        if stack.several_geometries:
+            notices.append(
+                "The optics groups differ in box or pixel size: all were brought to "
+                f"{stack.box} pixels of {stack.pixel_size_A:.4g} Å, which the output has too."
+            )
         if stack.box != box:
             notices.append(
                 f"The images were resampled in Fourier space from {stack.box} to the model's {box} pixels "
