@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from polarice.denoising import (
 from polarice.errors import OutputError, ParticleFileError, PolariceError
 from polarice.imaging import fourier_resample
 from polarice.neighbours import NOBODY
-from polarice.particles import ParticleStack, convert_metadata
+from polarice.particles import ParticleStack, StarTable, convert_metadata, write_star
 from polarice.simulation import SimulationResult
 from polarice.stacks import NeighbourSettings, find_neighbours, prepared
 
@@ -101,6 +102,40 @@ def test_output_star_is_the_input_with_three_columns_more(
     np.testing.assert_allclose(confidence, (joint_run.weights * joint_run.probability).sum(1), atol=1e-5)
     effective = denoised.numeric("polariceEffectiveNeighbours")
     np.testing.assert_allclose(effective, effective_neighbours(joint_run.weights), rtol=1e-5)
+
+
+def test_optics_groups_of_several_pixel_sizes_are_denoised_as_one(
+    altered: Altered, jointly: DenoiseSettings, tmp_path: Path
+) -> None:
+    """The same stack, every other image of it sampled more finely, by an optics group of its own."""
+    one = altered(tmp_path / "one")
+    settings = replace(jointly, whiten=False)
+    expected = denoise_stack(one, tmp_path / "expected", settings)
+    source = ParticleStack.open(one)
+    finer = fourier_resample(torch.from_numpy(source.images(slice(None))), 48).numpy()
+    with mrcfile.new(one.parent / "finer.mrcs") as file:
+        file.set_data(finer)
+        file.set_image_stack()
+    optics, particles = source.tables
+    groups = {name: [*values, *values] for name, values in optics.columns.items()} | {
+        "rlnOpticsGroup": ["1", "2"],
+        "rlnImageSize": ["32", "48"],
+        "rlnImagePixelSize": [str(source.pixel_size_A), str(source.pixel_size_A * 2 / 3)],
+    }
+    names = [f"{k + 1:06d}@{('particles', 'finer')[k % 2]}.mrcs" for k in range(48)]
+    rows = particles.columns | {"rlnImageName": names, "rlnOpticsGroup": ["1", "2"] * 24}
+    write_star(
+        one.parent / "two.star", [StarTable("optics", groups), StarTable("particles", rows)], version=30001
+    )
+    found = denoise_stack(one.parent / "two.star", tmp_path / "found", settings)
+    assert any("32 pixels of" in notice for notice in found.notices)
+    # All but what lies at the Nyquist frequency, which resampling halves.
+    error = np.square(pixels(found.star) - pixels(expected.star)).sum()
+    assert error < 1e-2 * np.square(pixels(expected.star) - pixels(expected.star).mean()).sum()
+    written = ParticleStack.open(found.star)
+    assert written.problems() == []
+    assert (written.box, written.pixel_size_A) == (32, source.pixel_size_A)
+    assert np.unique(written.optics_groups).tolist() == [1, 2]
 
 
 def test_rows_in_any_order_and_columns_of_any_name_stay(
