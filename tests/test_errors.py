@@ -45,7 +45,7 @@ def test_all_are_of_one_family() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and kind.__module__ == errors.__name__
     ]
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     for kind in kinds:
         assert issubclass(kind, PolariceError)
         assert kind.__doc__

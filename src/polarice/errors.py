@@ -68,6 +68,10 @@ class OutputError(PolariceError):
     """The output folder cannot be used."""
 
 
+class DiskError(OutputError):
+    """The system refuses to write: a disk is full, or a folder is not the user's to write to."""
+
+
 class PreflightError(PolariceError):
     """Several problems found before any computing.
 

@@ -549,6 +549,25 @@ def test_a_cryosparc_stack_comes_back_as_one(
         denoise_stack(tmp_path / "cs" / "denoised.cs", tmp_path / "again", singly)
 
 
+def test_relion_sorts_the_result(joint_run: DenoiseResult, tmp_path: Path) -> None:
+    """A short 2D classification ends well, and every particle is in one of its classes."""
+    if shutil.which("relion_refine") is None:
+        pytest.skip("RELION is not installed")
+    folder = tmp_path / "job"
+    shutil.copytree(joint_run.star.parent, folder)
+    options = "--iter 2 --K 2 --particle_diameter 120 --psi_step 20 --offset_range 2 --offset_step 2 --pad 1"
+    flags = "--ctf --ctf_phase_flipped --flatten_solvent --zero_mask --dont_check_norm --random_seed 1 --j 1"
+    command = ["relion_refine", "--i", "denoised.star", "--o", "./run", *options.split(), *flags.split()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sorted_by_relion = ParticleStack.open(folder / "run_it002_data.star")
+    assert len(sorted_by_relion) == 48
+    assert set(sorted_by_relion.column("rlnClassNumber")) <= {"1", "2"}
+    averages = mrcfile.read(folder / "run_it002_classes.mrcs")
+    assert np.isfinite(averages).all()
+    assert np.ptp(averages, axis=(1, 2)).max() > 0
+
+
 def test_relion_opens_the_result(joint_run: DenoiseResult, tmp_path: Path) -> None:
     if shutil.which("relion_image_handler") is None:
         pytest.skip("RELION is not installed")

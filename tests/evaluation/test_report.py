@@ -219,5 +219,5 @@ def test_report_is_written_beside_and_renamed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"absent.*Check that the folder exists"):
+    with pytest.raises(OutputError, match=r"absent.*No such file"):
         write_report(tmp_path / "absent" / "report.html", ReportContent("A", "B"))

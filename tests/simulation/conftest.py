@@ -77,15 +77,20 @@ class Relion:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def project(self, volume: Volume, columns: dict[str, Tensor], *options: str) -> Tensor:
-        """Images that `relion_project` makes of a volume for the rows of a particle table."""
+    def project(
+        self, volume: Volume, columns: dict[str, Tensor], *options: str, optics: str = "300 2.7 0.1"
+    ) -> Tensor:
+        """Images that `relion_project` makes of a volume for the rows of a particle table.
+
+        ``optics`` are kV, mm and the amplitude contrast.
+        """
         write_map(self.folder / "in.mrc", volume)
         names = ["rlnImageName", "rlnOpticsGroup", *columns]
         n = len(next(iter(columns.values())))
         lines = ["# version 30001", "", "data_optics", "", "loop_"]
         lines += ["_rlnOpticsGroup", "_rlnVoltage", "_rlnSphericalAberration", "_rlnAmplitudeContrast"]
         lines += ["_rlnImagePixelSize", "_rlnImageSize", "_rlnImageDimensionality"]
-        lines += [f"1 300 2.7 0.1 {volume.pixel_size_A} {volume.box} 2", "", "# version 30001", ""]
+        lines += [f"1 {optics} {volume.pixel_size_A} {volume.box} 2", "", "# version 30001", ""]
         lines += ["data_particles", "", "loop_", *(f"_{name}" for name in names)]
         for i in range(n):
             values = " ".join(f"{float(column[i]):.6f}" for column in columns.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,22 +15,21 @@ from torch import Tensor
 
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import ParticleFileError, PolariceError
-from ..files import prepare_output, whole
+from ..files import make_folder, prepare_output, whole
 from ..models import ModelCard
 from ..neighbours import DiscHarmonics, StackViews, ViewEstimator, learn_from_stack
 from ..particles import MrcStackWriter, ParticleStack, Preprocessor, StackScan, write_star
 from ..stacks import (
-    SCRATCH,
     PreparedStack,
     Progress,
     StackSettings,
-    Work,
     clear_outputs,
     load_joint_model,
     look_at,
     require_fit,
     require_room_for_views,
     resolved_configuration,
+    scratch_work,
     timed,
     unreadable,
     write_record,
@@ -188,9 +186,9 @@ def classify_stack(
     prepared = PreparedStack.measure(stack, settings, network.box, device, report)
     if device.type == "cpu":
         keep_freed_memory()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     clear_outputs(out, _FILES)
-    with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch, Work(Path(scratch)) as work:
+    with scratch_work(out) as work:
         with mixed_precision(device, settings.mixed_precision):
             views = look_at(network, prepared, work)
         classes, centre = _classes(prepared, views, settings.classes)

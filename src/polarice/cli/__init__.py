@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -54,7 +55,9 @@ def main(tokens: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error}.")
+        # Whatever else is written says its name.
+        unnamed = error.errno == errno.ENOSPC and error.filename is None
+        _fail(f"standard output cannot be written ({error.strerror})." if unnamed else f"{error}.")
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)

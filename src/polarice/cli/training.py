@@ -7,7 +7,6 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from ..errors import OutputError
 from .options import Device, Output
 
 __all__ = ["bank", "models", "train"]
@@ -23,11 +22,11 @@ def build(
     output: Output | None = None,
 ) -> int:
     """Gather structures into a bank to train on."""
+    from ..files import require_place
     from ..simulation import build_bank
 
     console = (output or Output()).console()
-    if not out.absolute().parent.is_dir():
-        raise OutputError("its folder does not exist", path=out)
+    require_place(out)
     with console.progress():
         bank, skipped = build_bank(source, out, progress=lambda d, t: console.step("read", d, t))
     for line in skipped:

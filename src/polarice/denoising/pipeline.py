@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..devices import Workers, keep_freed_memory, mixed_precision, resolve_device, workers
-from ..errors import ModelError, OutputError
-from ..files import prepare_output, save_arrays
+from ..errors import DiskError, ModelError, OutputError
+from ..files import make_folder, prepare_output, save_arrays
 from ..models import PolarTransformer, load_model
 from ..particles import ParticleStack, ParticleWriter, denoised_columns
 from ..stacks import (
@@ -123,7 +125,7 @@ def _denoise(
     notices += [*prepared.notices, *prepared.half_set_notices]
     # From here on the folder changes: nobody may still be looking what lies in it.
     team.wait()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     marks = denoised_columns(stack, phase_flipped=preprocessor.phase_flip)
     writer = ParticleWriter(
         out,
@@ -144,7 +146,11 @@ def _denoise(
     if device.type == "cpu":
         keep_freed_memory()
     identity = run_identity(stack, prepared.found, settings, network)
-    with Work(unfinished, identity, team) as work, mixed_precision(device, settings.mixed_precision):
+    with (
+        _kept_for_resume(),
+        Work(unfinished, identity, team) as work,
+        mixed_precision(device, settings.mixed_precision),
+    ):
         if isinstance(network, PolarTransformer):
             made: JointRun | SingleRun = runner.jointly(network, settings, work, given)
         else:
@@ -174,9 +180,20 @@ def _denoise(
         tuple(notices),
     )
     if team.leads:
-        _write(out, result, writer, runner, made)
+        with _kept_for_resume():
+            _write(out, result, writer, runner, made)
         work.remove()
     return result
+
+
+@contextmanager
+def _kept_for_resume() -> Iterator[None]:
+    """Say of a disk that refuses what the run has to write, that it can go on later."""
+    try:
+        yield
+    except DiskError as error:
+        hint = f"{error.hint}; what is done is kept, to go on with --resume"
+        raise DiskError(error.reason, path=error.path, hint=hint) from None
 
 
 def _write(

@@ -13,7 +13,7 @@ from torch import nn
 from .. import __version__
 from ..denoising import SetDenoiser
 from ..errors import PolariceError
-from ..files import prepare_output, whole
+from ..files import make_folder, prepare_output, whole
 from ..simulation import StructureBank
 from .diagnostic_figures import (
     angle_attention_picture,
@@ -79,7 +79,7 @@ def benchmark_attention(
     name = type(model).__name__ if isinstance(model, nn.Module) else str(model)
     figures: dict[str, Any] = {"polarice": __version__, "model": name, "names": list(chosen.names)}
     figures |= {key: _rounded(value) for key, value in found.figures.items()}
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     pictures = {
         "angle-attention.png": "attention over angles of a rotated pair",
         "angle-error.png": "error of in-plane angles",

@@ -21,7 +21,7 @@ from ..conventions import random_rotations, view_angle_deg
 from ..denoising import attend_graph, encode_stack
 from ..devices import keep_freed_memory, mixed_precision, resolve_device
 from ..errors import PolariceError
-from ..files import prepare_output, whole
+from ..files import make_folder, prepare_output, whole
 from ..models import PolarTransformer, load_model
 from ..models.centring import moved
 from ..neighbours import (
@@ -147,7 +147,7 @@ def benchmark_neighbours(
         raise PolariceError(f"the bank has no structure {', '.join(unknown)}")
     if device.type == "cpu":
         keep_freed_memory()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     figures: dict[str, Any] = {"polarice": __version__, "settings": asdict(settings), "rows": []}
     for name in names:
         for snr in settings.snr:

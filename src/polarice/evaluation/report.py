@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import DiskError
+from ..files import whole
 from .content import ReportContent
 from .sections import Section, sections, text
 
@@ -32,22 +32,17 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
 
     Raises
     ------
-    OutputError
+    DiskError
         The file cannot be written.
     """
     path = Path(path)
     page = report_html(content)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(
-            f"the report cannot be written ({error.strerror})",
-            path=path,
-            hint="Check that the folder exists and has room",
-        ) from error
+        with whole(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except DiskError as error:
+        hint = f"only this page is missing, all else is there; {error.hint}"
+        raise DiskError(error.reason, path=path, hint=hint) from None
     return path
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..errors import ModelError
@@ -128,9 +128,7 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write weights and card as one safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with whole(path) as partial:
-        save_file(tensors, partial, metadata={"polarice": json.dumps(asdict(card))})
-        # safetensors makes files that only their owner may read.
-        partial.chmod(0o644)
+        partial.write_bytes(save(tensors, metadata={"polarice": json.dumps(asdict(card))}))
 
 
 def shipped_models() -> dict[str, Path]:

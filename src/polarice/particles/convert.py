@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import OutputError, ParticleFileError
+from ..files import require_place
 from .cryosparc import make_dataset, write_cs
 from .cryosparc_fields import SIGN
 from .image_names import StackLocator
@@ -104,8 +105,7 @@ def _require_target(target: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(
             f"'{target.suffix}' files are not written", path=target, hint="End it in .star or .cs"
         )
-    if not target.parent.is_dir():
-        raise OutputError("the output folder does not exist", path=target.parent)
+    require_place(target)
     if target.exists() and target.samefile(source):
         raise OutputError(
             "would be replaced by what is made from it", path=target, hint="Choose another name"

@@ -10,12 +10,13 @@ import re
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError, ParticleFileError
+from ..errors import ParticleFileError
 from ..files import whole
 
 __all__ = ["Dataset", "field_names", "find_passthrough", "make_dataset", "read_cs", "write_cs"]
@@ -75,14 +76,12 @@ def write_cs(path: str | Path, dataset: Dataset) -> None:
 
     Raises
     ------
-    OutputError
+    DiskError
         If the file cannot be written.
     """
-    try:
-        with whole(path) as partial, partial.open("wb") as file:
-            np.lib.format.write_array(file, dataset, allow_pickle=False)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error})", path=path) from None
+    with whole(path) as partial, partial.open("wb") as file:
+        # Given a file, NumPy writes past Python, and a disk that runs full at the end goes unnoticed.
+        np.lib.format.write_array(SimpleNamespace(write=file.write), dataset, allow_pickle=False)
 
 
 def find_passthrough(path: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -13,6 +14,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import OutputError
+from ..files import writing
 from .mrc import HEADER_BYTES
 
 __all__ = ["MrcStackWriter"]
@@ -45,11 +47,9 @@ class MrcStackWriter:
         self._mean, self._square = 0.0, 0.0
 
     def __enter__(self) -> Self:
-        try:
+        with writing(self.path):
             self._handle = open(self.partial, "wb")
             self._handle.write(bytes(HEADER_BYTES))
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error})", path=self.partial) from None
         return self
 
     def __exit__(
@@ -57,9 +57,14 @@ class MrcStackWriter:
     ) -> None:
         if kind is not None:
             self.discard()
-        else:
+            return
+        try:
             self.finish()
-            self.partial.replace(self.path)
+            with writing(self.path):
+                self.partial.replace(self.path)
+        except BaseException:
+            self.discard()
+            raise
 
     def append(self, images: ArrayLike) -> None:
         """Write the next images.
@@ -88,10 +93,8 @@ class MrcStackWriter:
             )
         if self._handle is None:
             raise OutputError("the stack is not open for writing", path=self.path)
-        try:
+        with writing(self.path):
             self._handle.write(np.ascontiguousarray(block).data)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error})", path=self.partial) from None
         self._merge_statistics(block, low, high)
         self.count += len(block)
 
@@ -118,22 +121,23 @@ class MrcStackWriter:
         if self.count == 0:
             self.discard()
             raise OutputError("no image was written", path=self.path)
-        try:
+        with writing(self.path):
             self._handle.seek(0)
             self._handle.write(self._header().tobytes())
             self._handle.flush()
             os.fsync(self._handle.fileno())
             self._handle.close()
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error})", path=self.partial) from None
         self._handle = None
 
     def discard(self) -> None:
         """Close and remove the partial file."""
         if self._handle is not None:
-            self._handle.close()
+            # What is still to be written would be refused again; the file is closed all the same.
+            with suppress(OSError):
+                self._handle.close()
             self._handle = None
-        self.partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.partial.unlink(missing_ok=True)
 
     def _header(self) -> np.ndarray[Any, Any]:
         head = np.zeros((), dtype=HEADER_DTYPE.newbyteorder("<"))

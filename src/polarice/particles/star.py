@@ -6,7 +6,6 @@ column and every unknown block. Column names are given without the leading under
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from gemmi import cif
 
 from ..errors import OutputError, ParticleFileError
+from ..files import whole
 
 __all__ = ["StarTable", "format_values", "read_star", "write_star"]
 
@@ -168,17 +168,9 @@ def write_star(path: str | Path, tables: Sequence[StarTable], *, version: int | 
         If the file cannot be written, or the columns of a table differ in length.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     text = "".join(_block_text(table, version, path) for table in tables)
-    try:
-        with open(partial, "w", encoding="utf-8", newline="\n") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot be written ({error})", path=path) from None
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _block_text(table: StarTable, version: int | None, path: Path) -> str:

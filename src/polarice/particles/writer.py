@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import OutputError
+from ..files import writing
 from .cryosparc import Dataset, write_cs
 from .metadata import ParticleMetadata
 from .mrc_writer import MrcStackWriter
@@ -156,10 +157,9 @@ class ParticleWriter:
             write_star(partials[-1], tables, version=version)
             if self.cs_path is not None:
                 write_cs(partials[1], self._dataset(tables, count))
-            for partial, final in zip(partials, finals, strict=True):
-                partial.replace(final)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error})", path=self.star_path) from None
+            with writing(self.star_path):
+                for partial, final in zip(partials, finals, strict=True):
+                    partial.replace(final)
         finally:
             for partial in partials[1:]:
                 partial.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import OutputError, PolariceError
-from ..files import whole
+from ..errors import PolariceError
+from ..files import make_folder, prepare_output, require_room, whole, writing
 from ..particles import ParticleWriter
 from .forward import SimulatedStack
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator
@@ -157,25 +157,23 @@ def simulate(
         seed=seed,
     )
     folder = Path(out)
-    _check_folder(folder, overwrite)
+    prepare_output(folder, overwrite)
+    require_room(folder, 8 * settings.particles * settings.box**2 + 4 * settings.box**3)
     name, volume = _load(source, settings)
     stack = SimulatedStack(volume, settings)
     report = progress or (lambda done, total: None)
     scale = _grey_scale(stack, settings, report)
     _clear_folder(folder)
-    try:
-        write_map(folder / "volume.mrc", Volume(volume.density * scale, volume.pixel_size_A))
-        _write_stacks(stack, settings, scale, folder, report)
-        chosen = asdict(settings) | {
-            "source": name,
-            "pixel_size_A": volume.pixel_size_A,
-            "grey_scale": scale,
-            "polarice": version("polarice"),
-        }
-        with whole(folder / "simulation.json") as partial:
-            partial.write_text(json.dumps(chosen, indent=2) + "\n")
-    except OSError as problem:
-        raise OutputError(f"the folder cannot be written: {problem}", path=folder) from problem
+    write_map(folder / "volume.mrc", Volume(volume.density * scale, volume.pixel_size_A))
+    _write_stacks(stack, settings, scale, folder, report)
+    chosen = asdict(settings) | {
+        "source": name,
+        "pixel_size_A": volume.pixel_size_A,
+        "grey_scale": scale,
+        "polarice": version("polarice"),
+    }
+    with whole(folder / "simulation.json") as partial:
+        partial.write_text(json.dumps(chosen, indent=2) + "\n")
     return SimulationResult(
         particles=folder / "particles.star",
         clean=folder / "clean.star",
@@ -246,20 +244,9 @@ def _load(source: Structure | Volume | str | Path, settings: SimulationSettings)
     return name, density_from_structure(source, box, pixel)
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError("the output folder is a file", path=folder)
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(
-            "the output folder is not empty", path=folder, hint="Choose another folder, or say --overwrite"
-        )
-
-
 def _clear_folder(folder: Path) -> None:
     """Make the folder and remove an earlier simulation, so that no mixture of two can remain."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    with writing(folder):
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
-    except OSError as problem:
-        raise OutputError(f"the folder cannot be written: {problem}", path=folder) from problem

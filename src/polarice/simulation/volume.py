@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import gemmi
-import mrcfile
+import mrcfile.mrcinterpreter
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import StructureError
+from ..files import whole
 from .structure import Structure
 
 __all__ = ["Volume", "density_from_structure", "read_map", "resample_volume", "write_map"]
@@ -237,10 +238,14 @@ def _pad_to_cube(data: NDArray[np.generic]) -> NDArray[np.float32]:
 
 def write_map(path: str | Path, volume: Volume) -> None:
     """Write an MRC map, replacing what was there; the file appears under its name only when whole."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.part")
-    with mrcfile.new(partial, overwrite=True) as file:
+    # mrcfile leaves a file open on a disk that is full, so it writes to memory.
+    content = io.BytesIO()
+    with mrcfile.mrcinterpreter.MrcInterpreter() as file:
+        file._create_default_attributes()
+        file._iostream = content
         file.set_data(volume.density.detach().cpu().float().numpy())
         file.set_volume()
         file.voxel_size = volume.pixel_size_A
-    os.replace(partial, path)
+        file.flush()
+        with whole(path) as partial:
+            partial.write_bytes(content.getvalue())

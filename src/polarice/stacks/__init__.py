@@ -6,13 +6,19 @@ from .preflight import open_stack, require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .record import resolved_configuration, run_identity, write_record
 from .settings import NeighbourSettings, StackSettings
-from .views import SCRATCH, ViewRecorder, clear_outputs, load_joint_model, look_at, require_room_for_views
+from .views import (
+    ViewRecorder,
+    clear_outputs,
+    load_joint_model,
+    look_at,
+    require_room_for_views,
+    scratch_work,
+)
 from .work import Work
 
 __all__ = [
     "GUESSES",
     "NEIGHBOUR_FILE",
-    "SCRATCH",
     "GivenNeighbours",
     "NeighbourResult",
     "NeighbourSettings",
@@ -31,6 +37,7 @@ __all__ = [
     "require_room_for_views",
     "resolved_configuration",
     "run_identity",
+    "scratch_work",
     "search_stack",
     "stack_digest",
     "timed",

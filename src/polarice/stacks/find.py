@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..devices import keep_freed_memory, mixed_precision, release_freed_memory, resolve_device
-from ..files import prepare_output
+from ..files import make_folder, prepare_output
 from ..models import ModelCard
 from ..neighbours import NOBODY, DiscHarmonics, StackViews, find_companions
 from ..particles import Preprocessor, StackScan
@@ -21,8 +20,7 @@ from .preflight import open_stack, require_fit, too_few_for, unreadable
 from .prepared import PreparedStack, Progress, timed
 from .record import resolved_configuration, write_record
 from .settings import NeighbourSettings
-from .views import SCRATCH, clear_outputs, load_joint_model, look_at, require_room_for_views
-from .work import Work
+from .views import clear_outputs, load_joint_model, look_at, require_room_for_views, scratch_work
 
 __all__ = ["GUESSES", "NeighbourResult", "find_neighbours", "search_stack"]
 
@@ -120,14 +118,13 @@ def find_neighbours(
     require_fit(stack, chain(unreadable(stack, settings), too_few))
     require_room_for_views(out, stack, network)
     prepared = PreparedStack.measure(stack, settings, network.box, device, report)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     path, configuration = out / NEIGHBOUR_FILE, out / "neighbours.json"
     clear_outputs(out, (path.name, configuration.name, "neighbours.html"))
     if device.type == "cpu":
         keep_freed_memory()
     with (
-        tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch,
-        Work(Path(scratch)) as work,
+        scratch_work(out) as work,
         mixed_precision(device, settings.mixed_precision),
     ):
         views = look_at(network, prepared, work)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..files import give_back, require_room
+from ..files import give_back, require_room, writing
 from ..models import ImageState, ModelCard, PolarTransformer, load_model
 from ..neighbours import DiscHarmonics, StackViews
 from ..particles import ParticleStack
@@ -20,16 +22,16 @@ from .settings import StackSettings
 from .work import Work
 
 __all__ = [
-    "SCRATCH",
     "ViewRecorder",
     "clear_outputs",
     "load_joint_model",
     "look_at",
     "require_room_for_views",
+    "scratch_work",
 ]
 
 # Of folders for a run's files that are gone when it ends.
-SCRATCH = ".scratch-"
+_SCRATCH = ".scratch-"
 
 # Of `StackViews`, in their order.
 _TYPES = (np.complex64, np.float16, np.float32, np.float32)
@@ -37,10 +39,23 @@ _TYPES = (np.complex64, np.float16, np.float32, np.float32)
 
 def clear_outputs(out: Path, names: Iterable[str]) -> None:
     """Remove what an earlier run has left in a folder, so that no mixture of two can remain."""
-    for name in names:
-        (out / name).unlink(missing_ok=True)
-    for scratch in out.glob(f"{SCRATCH}*"):
-        shutil.rmtree(scratch)
+    with writing(out):
+        for name in names:
+            (out / name).unlink(missing_ok=True)
+        for scratch in out.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(scratch)
+
+
+@contextmanager
+def scratch_work(out: Path) -> Iterator[Work]:
+    """Work of which nothing remains, in a folder of its own below another."""
+    with writing(out):
+        folder = Path(tempfile.mkdtemp(dir=out, prefix=_SCRATCH))
+    try:
+        with Work(folder) as work:
+            yield work
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class ViewRecorder:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..devices import Workers
 from ..errors import OutputError
+from ..files import make_folder, writing
 
 __all__ = ["Work"]
 
@@ -45,8 +47,9 @@ class Work:
 
     def __init__(self, folder: Path, identity: str = "", team: Workers | None = None) -> None:
         self.folder, self.team = folder, team or Workers()
-        folder.mkdir(exist_ok=True)
-        self._journal = (folder / f"journal-{self.team.rank}").open("a+", encoding="utf-8")
+        make_folder(folder)
+        with writing(folder):
+            self._journal = (folder / f"journal-{self.team.rank}").open("a+", encoding="utf-8")
         self._lock()
         self._done: set[str] = set()
         try:
@@ -56,7 +59,7 @@ class Work:
             for journal in folder.glob("journal-*"):
                 self._done.update(self._read(journal, identity)[1:])
         except OutputError:
-            self._journal.close()
+            self.__exit__()
             raise
 
     def _mend(self, identity: str) -> None:
@@ -83,7 +86,9 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._journal.close()
+        # A line that a full disk has refused would be refused again.
+        with suppress(OSError):
+            self._journal.close()
 
     def _lock(self) -> None:
         try:
@@ -97,9 +102,10 @@ class Work:
             raise OutputError("another process is at work on this run", path=self.folder.parent) from None
 
     def _write(self, line: str) -> None:
-        self._journal.write(f"{line}\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        with writing(self._journal.name):
+            self._journal.write(f"{line}\n")
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
 
     def array(self, name: str, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
         """An array in a file, of which the system keeps in memory what it has room for.
@@ -112,14 +118,11 @@ class Work:
         path = self.folder / name
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if self.team.leads and (not path.exists() or path.stat().st_size != size):
-            try:
-                with path.open("wb") as file:
-                    # Room for all of it, or the system would end the program where it runs out.
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(file.fileno(), 0, size)
-                    file.truncate(size)
-            except OSError as error:
-                raise OutputError(f"cannot be written ({error})", path=path) from None
+            with writing(path), path.open("wb") as file:
+                # Room for all of it, or the system would end the program where it runs out.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                file.truncate(size)
         self.team.wait()
         return np.memmap(path, dtype, "r+", shape=shape)
 
@@ -157,9 +160,10 @@ class Work:
             if name in self._done:
                 continue
             yield part
-            for array in arrays:
-                if isinstance(array, np.memmap):
-                    array.flush()
+            with writing(self.folder):
+                for array in arrays:
+                    if isinstance(array, np.memmap):
+                        array.flush()
             self._write(name)
         self.team.wait()
         self._done.update(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..errors import OutputError
+from ..files import whole
 
 __all__ = ["training_curves"]
 
@@ -56,7 +55,7 @@ def training_curves(
 
     Raises
     ------
-    OutputError
+    DiskError
         The file cannot be written.
     """
     path = Path(path)
@@ -91,11 +90,6 @@ def training_curves(
         lower.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(buffer.getvalue())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"the training curves cannot be written ({error.strerror})", path=path) from error
+    with whole(path) as partial:
+        partial.write_bytes(buffer.getvalue())
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..devices import keep_freed_memory, resolve_device
 from ..errors import OutputError, RecipeError
-from ..files import whole
+from ..files import make_folder, prepare_output, whole
 from ..models.centring import Centring, Recentring
 from ..models.registry import ModelCard, build_model, load_model, save_model
 from ..polar import AttentionResult
@@ -232,8 +233,11 @@ class _Trainer:
             "recipe": self.recipe.to_tables(),
             "before": self.before,
         }
+        # By way of memory: torch.save does not say what a disk has against it.
+        content = io.BytesIO()
+        torch.save(state, content)
         with whole(self.out / "checkpoint.pt") as partial:
-            torch.save(state, partial)
+            partial.write_bytes(content.getvalue())
         figures = {
             "images_seen": self.images + self.before.get("images_seen", 0),
             "training_hours": round(self.seconds / 3600 + self.before.get("training_hours", 0), 3),
@@ -356,6 +360,7 @@ def train(
         The device is absent.
     """
     checkpoint = out / "checkpoint.pt"
+    prepare_output(out, overwrite=True)
     if checkpoint.exists() and not resume:
         raise OutputError("there is a run already", path=out, hint="go on with --resume, or name another")
     if resume and not checkpoint.exists():
@@ -365,7 +370,7 @@ def train(
     if kind.type == "cpu":
         keep_freed_memory()
     trainer = _Trainer(recipe, bank, out, fabric, None if resume else start)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if resume:
         trainer.load()
     report = log or (lambda figures: None)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...files import whole
+from ...files import make_folder, whole
 from ..figures import gallery_picture
 from .pictures import set_size_chart, snr_chart
 from .result import BenchmarkResult, Row
@@ -18,7 +18,7 @@ __all__ = ["markdown", "table_lines", "write_benchmark"]
 
 def write_benchmark(result: BenchmarkResult, out: Path) -> dict[str, Path]:
     """Write ``benchmark.json``, ``benchmark.md`` and the pictures; returns the files by name."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     files = {"json": out / "benchmark.json", "table": out / "benchmark.md"}
     with whole(files["json"]) as partial:
         partial.write_text(json.dumps(result.figures(), indent=1) + "\n", encoding="utf-8")
