@@ -1,0 +1,105 @@
+"""What guards demand, and what they say of what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .result import Verdict
+
+__all__ = ["agreement", "duplicates", "foreign", "noise", "phases", "unjudged"]
+
+# Energy of denoised noise, relative to that of denoised particles.
+_NOISE = 0.01
+# Ring correlation with the untouched particles beyond the shell.
+_PHASES = 0.1
+# A planted particle against the same in a stack of its own.
+_KEPT = 0.9
+# Share of planted particles that are more like their truth than like the stack's average.
+_THEMSELVES = 0.95
+
+# Mean ring correlation of two estimates of noise, which have nothing to agree on.
+_AGREEMENT = 0.25
+
+Judged = tuple[dict[str, Any], Verdict]
+
+
+def unjudged(guard: str, why: str) -> Verdict:
+    """A guard that could not be run."""
+    return Verdict(guard, "", "", None, why)
+
+
+def noise(energy: float) -> Judged:
+    """Judge by the energy of denoised noise over that of the denoised particles."""
+    verdict = Verdict(
+        "noise",
+        f"{energy:.2%}",
+        f"at most {_NOISE:.0%}",
+        energy <= _NOISE,
+        "energy of denoised noise, which has the stack’s own spectrum, over that of the denoised particles",
+    )
+    return {"energy": energy}, verdict
+
+
+def phases(found: dict[str, Any]) -> Judged:
+    """Judge by what `polarice.evaluation.guards.checks.beyond_shell` returned."""
+    correlation = found["correlation"]
+    verdict = Verdict(
+        "phases",
+        f"{correlation:.3f}",
+        f"at most {_PHASES:g}",
+        correlation <= _PHASES,
+        f"correlation with the untouched particles beyond {found['shell_A']:.1f} Å, where all phases were "
+        "made random: what remains comes from the network’s idea of molecules",
+    )
+    return found, verdict
+
+
+def foreign(found: dict[str, Any]) -> Judged:
+    """Judge planted particles by their own truth."""
+    truth, own, themselves = (
+        found[name] for name in ("correlation_with_truth", "in_a_stack_of_their_own", "as_themselves")
+    )
+    beside = "" if own is None else f", {own:.3f} in a stack of their own"
+    verdict = Verdict(
+        "foreign",
+        f"{truth:.3f}{beside}",
+        f"at least {_KEPT:.0%} of the latter; {_THEMSELVES:.0%} of them more like themselves than the stack",
+        themselves >= _THEMSELVES and (own is None or truth >= _KEPT * own),
+        "correlation of another protein’s denoised particles with their truth, among those of the stack; "
+        f"{themselves:.0%} are more like it than like the stack’s average",
+    )
+    return found, verdict
+
+
+def duplicates(planted: int, right: int, mistaken: int, meet: int, own: int) -> Judged:
+    """Judge by which planted copies the scan has found, and whether they meet their originals."""
+    verdict = Verdict(
+        "duplicates",
+        f"{right} of {planted}",
+        "all",
+        right == planted and mistaken == meet == 0,
+        f"planted copies that the scan has found; the stack has {own:,} of its own",
+    )
+    found = {"planted": planted, "found": right, "mistaken": mistaken, "neighbours_of_their_originals": meet}
+    return {**found, "of_the_stack": own}, verdict
+
+
+def agreement(particles: dict[str, float], noise: float) -> Judged:
+    """Judge two estimates of each particle by those of noise.
+
+    Parameters
+    ----------
+    particles : dict
+        ``mean`` over particles and rings, ``resolution_A``, the median.
+    noise : float
+        The mean of denoised noise.
+    """
+    verdict = Verdict(
+        "agreement",
+        f"{particles['mean']:.3f}, noise {noise:.3f}",
+        f"noise at most {_AGREEMENT:g}",
+        noise <= _AGREEMENT,
+        "mean ring correlation of two estimates of each particle, by neighbours that know nothing of each "
+        f"other; half of the particles agree down to {particles['resolution_A']:.1f} Å",
+    )
+    return {**particles, "noise": noise}, verdict
