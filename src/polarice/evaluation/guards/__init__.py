@@ -2,5 +2,6 @@
 
 from .result import GuardResult, GuardSettings, Verdict
 from .run import guard_stack
+from .sample import Sample, evenly
 
-__all__ = ["GuardResult", "GuardSettings", "Verdict", "guard_stack"]
+__all__ = ["GuardResult", "GuardSettings", "Sample", "Verdict", "evenly", "guard_stack"]

@@ -126,7 +126,7 @@ class Planted:
         sample: Sample,
         places: NDArray[np.int64],
         snr: float,
-        spectra: tuple[NDArray[np.int64], Tensor],
+        spectra: Tensor,
     ) -> Planted:
         """Simulate a structure's particles for some places of a sample, from all sides.
 

@@ -29,7 +29,7 @@ class GuardSettings:
     """
 
     denoising: DenoiseSettings = field(default_factory=DenoiseSettings)
-    particles: int = 1000
+    particles: int = 500
     foreign: str | Path | None = None
 
 

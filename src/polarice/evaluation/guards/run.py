@@ -230,7 +230,7 @@ class _Guards:
         self.noise_agreement = result.agreement
         out = Denoised(result)
         energy = float(sum(out[part].double().square().sum() for part in self.sample.batches()))
-        self.curves["noise spectrum"] = spectra[1].mean(0).double().numpy()
+        self.curves["noise spectrum"] = spectra.mean(0).double().numpy()
         self.shown["noise"] = Shown(
             self._seen(star, result, self._some), out[self._some].numpy(), self.denoised[self._some].numpy()
         )

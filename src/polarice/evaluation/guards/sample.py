@@ -14,6 +14,7 @@ from torch import Tensor
 from ...imaging import filter_images
 from ...neighbours import groups_of
 from ...particles import ImageStatistics, ParticleStack, ParticleWriter, Preprocessor
+from ...simulation import item_generator
 from .noise import coloured_noise, noise_power
 
 __all__ = ["Sample", "evenly"]
@@ -85,30 +86,28 @@ class Sample:
             images = filter_images(images, torch.where(transfer < 0, -1.0, 1.0))
         return images, transfer.abs()
 
-    def spectra(self) -> tuple[NDArray[np.int64], Tensor]:
-        """Optics group of each particle, (n,), and the noise spectrum of each group, (groups, rings)."""
-        groups = groups_of(len(self), self.stack.optics_groups[self.rows])
-        radius_px = self.preprocessor.mask_diameter_A / 2 / self.stack.pixel_size_A
-        powers = []
-        for group in range(int(groups.max()) + 1):
-            some = np.flatnonzero(groups == group)
-            one = Sample(
-                self.stack, self.rows[some], self.statistics[torch.from_numpy(some)], self.preprocessor
-            )
-            powers.append(
-                noise_power((one.images(part) for part in one.batches()), self.stack.box, radius_px)
-            )
-        return groups, torch.stack(powers)
+    def part(self, places: NDArray[np.int64]) -> Sample:
+        """Some of the sample."""
+        found = self.statistics[torch.from_numpy(places)]
+        return Sample(self.stack, self.rows[places], found, self.preprocessor)
 
-    def noise(
-        self, places: NDArray[np.int64], spectra: tuple[NDArray[np.int64], Tensor], seed: int
-    ) -> Tensor:
-        """Noise as that of some particles, in units of it, (b, box, box)."""
-        groups, powers = spectra
+    def spectrum(self) -> Tensor:
+        """Power of the noise in these images, shape (rings,)."""
+        radius_px = self.preprocessor.mask_diameter_A / 2 / self.stack.pixel_size_A
+        return noise_power((self.images(part) for part in self.batches()), self.stack.box, radius_px)
+
+    def spectra(self) -> Tensor:
+        """Power of the noise in each image's optics group, shape (n, rings)."""
+        groups = groups_of(len(self), self.stack.optics_groups[self.rows])
+        members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
+        return torch.stack([self.part(some).spectrum() for some in members])[torch.from_numpy(groups)]
+
+    def noise(self, places: NDArray[np.int64], spectra: Tensor, seed: int) -> Tensor:
+        """Noise as that of some particles, in units of it, (b, box, box); each has a seed of its own."""
         noise = torch.empty(len(places), self.stack.box, self.stack.box)
         for index, place in enumerate(places):
-            generator = torch.Generator().manual_seed(seed * len(self) + int(place))
-            noise[index] = coloured_noise(1, self.stack.box, powers[groups[place]], generator)[0]
+            generator = item_generator(seed, int(place))
+            noise[index] = coloured_noise(1, self.stack.box, spectra[place], generator)[0]
         return noise
 
     def write(

@@ -59,14 +59,15 @@ def foreign(found: dict[str, Any]) -> Judged:
     truth, own, themselves = (
         found[name] for name in ("correlation_with_truth", "in_a_stack_of_their_own", "as_themselves")
     )
-    beside = "" if own is None else f", {own:.3f} in a stack of their own"
+    beside = "" if own is None else f" ({own:.3f} in a stack of their own)"
     verdict = Verdict(
         "foreign",
-        f"{truth:.3f}{beside}",
-        f"at least {_KEPT:.0%} of the latter; {_THEMSELVES:.0%} of them more like themselves than the stack",
+        f"{truth:.3f}",
+        f"at least {_KEPT:.0%} of that in a stack of their own",
         themselves >= _THEMSELVES and (own is None or truth >= _KEPT * own),
-        "correlation of another protein’s denoised particles with their truth, among those of the stack; "
-        f"{themselves:.0%} are more like it than like the stack’s average",
+        "correlation of another protein’s denoised particles with their truth, among those of the stack"
+        f"{beside}; {themselves:.0%} of them, where {_THEMSELVES:.0%} are demanded, are more like it than "
+        "like the stack’s average",
     )
     return found, verdict
 
@@ -96,10 +97,11 @@ def agreement(particles: dict[str, float], noise: float) -> Judged:
     """
     verdict = Verdict(
         "agreement",
-        f"{particles['mean']:.3f}, noise {noise:.3f}",
+        f"{particles['mean']:.3f}",
         f"noise at most {_AGREEMENT:g}",
         noise <= _AGREEMENT,
         "mean ring correlation of two estimates of each particle, by neighbours that know nothing of each "
-        f"other; half of the particles agree down to {particles['resolution_A']:.1f} Å",
+        f"other, where noise has {noise:.3f}; half of the particles agree down to "
+        f"{particles['resolution_A']:.1f} Å",
     )
     return {**particles, "noise": noise}, verdict
