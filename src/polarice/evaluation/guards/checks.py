@@ -102,7 +102,7 @@ def shell_for(power: Tensor, most: int) -> int:
     most : int
     """
     beyond = 1 - power.cumsum(0) / power.sum()
-    shell = int((beyond > _BEYOND).sum())
+    shell = int((beyond > _BEYOND).sum()) - 1
     return min(max(shell, _LOWEST_SHELL), most)
 
 
