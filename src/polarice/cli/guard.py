@@ -14,6 +14,7 @@ __all__ = ["guard"]
 
 def guard(
     particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
+    /,
     *,
     out: Out,
     model: Annotated[
@@ -26,6 +27,10 @@ def guard(
     neighbours: Annotated[
         int, Parameter(help="Other particles that each particle is denoised with, at most.")
     ] = 16,
+    noise_from: Annotated[
+        Path | None,
+        Parameter(help="Images without particles, such as empty ice, whose spectrum the noise shall have."),
+    ] = None,
     foreign: Annotated[
         Path | None,
         Parameter(help="Structure (PDB, mmCIF) whose particles are planted; one that is made up by default."),
@@ -46,7 +51,7 @@ def guard(
         split_halves=split_halves,
         **(reading or Reading()).settings(),
     )
-    settings = GuardSettings(denoising=told, particles=look_at, foreign=foreign)
+    settings = GuardSettings(denoising=told, particles=look_at, noise_from=noise_from, foreign=foreign)
     with console.progress():
         result = guard_stack(particles, out, settings, overwrite=overwrite, progress=console.step)
     page = guard_report(out / "guard.html", result)

@@ -116,11 +116,14 @@ def _curves(result: GuardResult, reference: str, *curves: tuple[str, str]) -> Ra
 
 
 def _noise(result: GuardResult) -> Chapter:
+    given = result.settings.noise_from
+    whose = "what surrounds the particles" if given is None else Path(given).name
     lead = (
-        "As many images as there are particles, of Gaussian noise with the stack’s own spectrum and level "
-        "and with the particles’ CTFs, went through the whole pipeline: they were measured, found their own "
-        f"neighbours, and were denoised together. What came out has {result.figures['noise']['energy']:.2%} "
-        "of the energy of the denoised particles. A denoiser that draws molecules into noise would show here."
+        "As many images as there are particles, of Gaussian noise with the particles’ CTFs and level and the "
+        f"spectrum of {whose}, went through the whole pipeline: they were measured, found their own "
+        "neighbours, and were denoised together. What came out has "
+        f"{result.figures['noise']['energy']:.2%} of the energy of the denoised particles. A denoiser that "
+        "draws molecules into noise would show here."
     )
     words = (
         ("Noise in", "as the network sees it"),

@@ -224,7 +224,8 @@ def _charts(charts: list[str]) -> str:
 
 def _guard(guard: GuardCheck) -> str:
     lead = (
-        "Noise of the stack’s own spectrum and level, with no particle in it, went through the same network. "
+        "Noise with the spectrum of what surrounds the particles (in crowded boxes, of neighbours too) went "
+        "through the same network. "
         f"It kept <b>{guard.noise_energy:.2%}</b> of its energy; the particles kept "
         f"<b>{guard.particle_energy:.2%}</b> of theirs. A denoiser that draws proteins into noise would "
         "show here; <code>polarice guard</code> looks for more."

@@ -18,7 +18,7 @@ from polarice.evaluation.guards.checks import shell_for
 from polarice.evaluation.guards.planted import foreign_structure, places_for
 from polarice.imaging import filter_images, frequency_grid
 from polarice.models import ModelCard, shipped_models
-from polarice.particles import ParticleStack, read_star, write_star
+from polarice.particles import ParticleStack, ParticleWriter, read_star, write_star
 from polarice.simulation import SimulationResult, example_structure, simulate
 
 BOX = 32
@@ -167,6 +167,22 @@ def test_what_is_not_known_and_what_does_not_fit(
     assert verdicts["noise"].passed is not None
     assert result.figures["phases"]["true_share"] is None
     assert "not judged" in guard_report(tmp_path / "page.html", result).read_text()
+
+
+def test_noise_of_other_images(clear_stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """White ice: the noise has the level of the stack and no colour."""
+    for module in (run, pipeline):
+        monkeypatch.setattr(module, "load_model", lambda *_: (Shrink(), ModelCard("fake", {})))
+    with ParticleWriter(tmp_path, "ice", box=BOX, pixel_size_A=3.0) as writer:
+        writer.append(torch.randn(400, BOX, BOX, generator=torch.Generator().manual_seed(0)).numpy())
+    told = DenoiseSettings(device="cpu")
+    settings = GuardSettings(denoising=told, particles=96, noise_from=tmp_path / "ice.star")
+    result = guard_stack(clear_stack, tmp_path / "out", settings)
+    assert result.figures["noise"]["steepness"] == pytest.approx(1, abs=0.1)
+    # White noise of standard deviation one, in units of what was measured of particles and noise together.
+    spectrum, sigma = result.curves["noise spectrum"], result.sample.found.statistics.noise_sigma
+    np.testing.assert_allclose(spectrum, spectrum.mean(), rtol=0.05)
+    assert float(spectrum.mean() * sigma.square().mean()) == pytest.approx(1, rel=0.1)
 
 
 def test_too_few_particles(example_stack: SimulationResult, jointly: GuardSettings, tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ParticleFileError
 from ...imaging import filter_images, radial_power, radius_grid, ring_numbers, soft_disc
+from ...particles import ParticleStack
 
-__all__ = ["coloured_noise", "noise_power", "randomise_phases"]
+__all__ = ["coloured_noise", "empty_power", "noise_power", "randomise_phases"]
 
 # Images of white noise by which the window's own spectrum is measured.
 _WHITE = 512
+_BATCH = 256
 
 
 def noise_power(batches: Iterable[Tensor], box: int, radius_px: float) -> Tensor:
@@ -53,6 +58,45 @@ def noise_power(batches: Iterable[Tensor], box: int, radius_px: float) -> Tensor
     power = ((total / count) / (spectra(white) / _WHITE)).amin(0)
     power[0] = power[1]
     return power.float()
+
+
+def empty_power(path: str | Path, box: int, pixel_size_A: float) -> Tensor:
+    """Measure the power spectrum of images that show no particle, such as ice between particles.
+
+    Parameters
+    ----------
+    path : path-like
+        A stack of images of the same microscope and dose, of any box and pixel size.
+    box : int
+    pixel_size_A : float
+        Of the images that the spectrum is for.
+
+    Returns
+    -------
+    Tensor, shape (box // 2 + 1,)
+        In the images' own grey scale; beyond their Nyquist frequency it goes on as it ends there.
+
+    Raises
+    ------
+    ParticleFileError
+    """
+    stack = ParticleStack.open(path)
+    problems = stack.problems()
+    if problems:
+        raise problems[0]
+    total = torch.zeros(stack.box // 2 + 1, dtype=torch.float64)
+    for start in range(0, len(stack), _BATCH):
+        images = torch.from_numpy(stack.images(slice(start, start + _BATCH)))
+        total += radial_power(images - images.mean((-2, -1), keepdim=True)).double().sum(0)
+    power = (total / len(stack)).numpy()
+    if not (np.isfinite(power).all() and (power[1:] > 0).all()):
+        raise ParticleFileError(
+            "these images are no noise: a ring of their spectrum is empty", path=stack.path
+        )
+    power[0] = power[1]
+    known = np.arange(len(power)) / (stack.box * stack.pixel_size_A)
+    wanted = np.arange(box // 2 + 1) / (box * pixel_size_A)
+    return torch.from_numpy(np.interp(wanted, known, power)).float()
 
 
 def coloured_noise(count: int, box: int, power: Tensor, generator: torch.Generator) -> Tensor:

@@ -24,12 +24,15 @@ class GuardSettings:
         The run that is to be judged.
     particles : int
         How many of the stack are looked at, evenly spread over it.
+    noise_from : path-like, optional
+        Images without particles, whose spectrum noise has; by default that of what surrounds the particles.
     foreign : path-like, optional
         Structure whose particles are planted; one that is made up by default.
     """
 
     denoising: DenoiseSettings = field(default_factory=DenoiseSettings)
     particles: int = 500
+    noise_from: str | Path | None = None
     foreign: str | Path | None = None
 
 
@@ -120,11 +123,14 @@ class GuardResult:
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
         told = self.sample.configuration()
-        given = None if self.settings.foreign is None else str(self.settings.foreign)
+        given = {
+            name: None if path is None else str(path)
+            for name, path in (("noise_from", self.settings.noise_from), ("foreign", self.settings.foreign))
+        }
         return {
             **told,
             "source": str(self.source),
-            "guard": {"particles": len(self.rows), "asked_for": self.settings.particles, "foreign": given},
+            "guard": {"particles": len(self.rows), "asked_for": self.settings.particles, **given},
         }
 
     def summary(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from ...stacks import (
 )
 from . import verdicts
 from .checks import Denoised, RingSums, beyond_shell, correlations, invented_share, shell_for, taken_from
-from .noise import randomise_phases
+from .noise import empty_power, randomise_phases
 from .planted import Planted, foreign_structure, name_copies, places_for, turned_average
 from .result import GuardResult, GuardSettings, Shown, Verdict
 from .sample import Sample, evenly
@@ -87,11 +87,14 @@ def guard_stack(
     device = resolve_device(told.device)
     network, _ = load_model(told.model, device)
     structure = foreign_structure(settings.foreign)
+    empty = None
     if told.neighbours_from is not None:
         raise PolariceError("guards search for neighbours themselves, in stacks that they make")
     stack = open_stack(particles, told, split_halves=told.split_halves)
     jointly = isinstance(network, PolarTransformer)
     require_fit(stack, misfits(stack, told, jointly=jointly))
+    if settings.noise_from is not None:
+        empty = empty_power(settings.noise_from, stack.box, stack.pixel_size_A)
     rows = evenly(groups_of(len(stack), stack.half_sets), settings.particles)
     _require_enough(stack, rows, told, jointly)
     prepared = PreparedStack.measure(stack, told, cast(int, network.box), device, report)
@@ -116,6 +119,7 @@ def guard_stack(
             report,
             dict(prepared.seconds),
             len(prepared.found.copies),
+            empty,
         )
         runner.denoise_sample()
         runner.noise()
@@ -162,6 +166,7 @@ class _Guards:
     report: Progress
     seconds: dict[str, float]
     own_copies: int
+    empty: Tensor | None
     verdicts: list[Verdict] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -220,7 +225,7 @@ class _Guards:
 
     def noise(self) -> None:
         """Noise with the stack's own spectrum, and nothing else."""
-        spectra = self.spectra = self.sample.spectra()
+        spectra = self.spectra = self._spectra()
         places = np.arange(len(self.sample))
         star = self.sample.write(
             self.scratch / "noise", lambda part, images: self.sample.noise(places[part], spectra, _NOISE)
@@ -234,7 +239,18 @@ class _Guards:
         self.shown["noise"] = Shown(
             self._seen(star, result, self._some), out[self._some].numpy(), self.denoised[self._some].numpy()
         )
-        self._tell("noise", *verdicts.noise(energy / max(self.energy, 1e-30)))
+        low = spectra.mean(0)[1 : max(2, self._last // 8)].mean()
+        steepness = float(low / spectra.mean(0)[self._last // 2 : self._last].mean())
+        given = self.empty is not None
+        self._tell("noise", *verdicts.noise(energy / max(self.energy, 1e-30), steepness, given=given))
+
+    def _spectra(self) -> Tensor:
+        """Power of each particle's noise, (n, rings), with the same level whoever says what it looks like."""
+        measured = self.sample.spectra()
+        if self.empty is None:
+            return measured
+        fine = slice(self._last // 2, self._last)
+        return self.empty * (measured[:, fine].mean(1, keepdim=True) / self.empty[fine].mean())
 
     def phases(self) -> None:
         """Random phases beyond a shell."""

@@ -10,8 +10,11 @@ __all__ = ["agreement", "duplicates", "foreign", "noise", "phases", "unjudged"]
 
 # Energy of denoised noise, relative to that of denoised particles.
 _NOISE = 0.01
-# Ring correlation with the untouched particles beyond the shell.
-_PHASES = 0.1
+# Ice has about twice as much power at low frequencies as at high ones.
+_STEEP = 3.0
+# Correlation with the untouched particles beyond the shell: what is taken for none between half maps
+# (P. B. Rosenthal and R. Henderson, J. Mol. Biol. 333 (2003) 721).
+_PHASES = 0.143
 # A planted particle against the same in a stack of its own.
 _KEPT = 0.9
 # Share of planted particles that are more like their truth than like the stack's average.
@@ -28,16 +31,31 @@ def unjudged(guard: str, why: str) -> Verdict:
     return Verdict(guard, "", "", None, why)
 
 
-def noise(energy: float) -> Judged:
-    """Judge by the energy of denoised noise over that of the denoised particles."""
+def noise(energy: float, steepness: float, *, given: bool) -> Judged:
+    """Judge by the energy of denoised noise over that of the denoised particles.
+
+    Parameters
+    ----------
+    energy : float
+    steepness : float
+        Power of the noise at low frequencies over that at high ones.
+    given : bool
+        Whether the spectrum is that of images without particles.
+    """
+    whose = "that of images without particles" if given else "that of what surrounds the particles"
+    why = f"energy of denoised noise over that of the denoised particles; the noise’s spectrum is {whose}"
+    if steepness > _STEEP:
+        why += f", which has {steepness:.1f} times as much power at low frequencies as at high ones"
+        if not given:
+            why += ": carbon does, and neighbours in crowded boxes; tell them apart with --noise-from"
     verdict = Verdict(
         "noise",
         f"{energy:.2%}",
         f"at most {_NOISE:.0%}",
         energy <= _NOISE,
-        "energy of denoised noise, which has the stack’s own spectrum, over that of the denoised particles",
+        why,
     )
-    return {"energy": energy}, verdict
+    return {"energy": energy, "steepness": steepness}, verdict
 
 
 def phases(found: dict[str, Any]) -> Judged:
