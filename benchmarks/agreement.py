@@ -1,9 +1,10 @@
 """How well the agreement of two estimates tells how far a denoised particle is from the truth.
 
-Simulates particles of the example, denoises them with `--agreement`, and prints, ring by ring, the mean correlation of
-the two estimates and that of the denoised images with the truth; then how well the one ranks particles by the other.
+Simulates particles of the example, denoises them with `--agreement`, and prints, ring by ring, the mean
+correlation of the two estimates and that of the denoised images with the truth; then how well the one ranks
+particles by the other.
 
-    python benchmarks/agreement.py OUT [--particles 2000] [--snr 0.1]
+    python benchmarks/agreement.py OUT [--particles 1000] [--snr 0.1]
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main() -> None:
     """Simulate, denoise twice, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--particles", type=int, default=2000)
+    parser.add_argument("--particles", type=int, default=1000)
     parser.add_argument("--snr", type=float, default=0.1)
     told = parser.parse_args()
     simulation = simulate(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..denoising import (
     DenoiseResult,
     SetDenoiser,
+    agreement_columns,
     confidence,
     effective_neighbours,
 )
@@ -265,4 +266,14 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "share that comes from neighbours of the same view, as likely as they are",
             confidence(result.weights, result.probability),
         ),
+        *_agreement(result),
     )
+
+
+def _agreement(result: DenoiseResult) -> tuple[Histogram, ...]:
+    """How far two estimates of each particle agree, where that was asked for."""
+    if result.agreement is None:
+        return ()
+    values = agreement_columns(result.agreement, 1.0)["polariceAgreement"]
+    note = "By neighbours that know nothing of each other. It tells what is not noise, not what is true."
+    return (Histogram("Agreement of two estimates", "mean ring correlation", values, note),)

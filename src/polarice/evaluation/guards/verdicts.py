@@ -60,14 +60,15 @@ def noise(energy: float, steepness: float, *, given: bool) -> Judged:
 
 def phases(found: dict[str, Any]) -> Judged:
     """Judge by what `polarice.evaluation.guards.checks.beyond_shell` returned."""
-    correlation = found["correlation"]
+    correlation, true = found["correlation"], found["true_share"]
+    told = "" if true is None else f"; {true[0]:.0%} of what was drawn there is in the particles"
     verdict = Verdict(
         "phases",
         f"{correlation:.3f}",
         f"at most {_PHASES:g}",
         correlation <= _PHASES,
         f"correlation with the untouched particles beyond {found['shell_A']:.1f} Å, where all phases were "
-        "made random: what remains comes from the network’s idea of molecules",
+        "made random: what remains was concluded from coarser detail" + told,
     )
     return found, verdict
 
