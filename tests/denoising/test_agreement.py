@@ -92,6 +92,32 @@ def test_a_run_writes_agreement_and_changes_nothing_else(
         np.testing.assert_array_equal(arrays["agreement"], twice.agreement)
 
 
+class Stopped(BaseException):
+    """As an interrupt is."""
+
+
+@pytest.mark.parametrize("at", ["attend again (1 of 3)", "attend again (3 of 3)", "compare two estimates"])
+def test_a_run_stopped_in_the_second_pass_goes_on(
+    at: str, example_stack: SimulationResult, joint_weights: Path, tmp_path: Path
+) -> None:
+    settings = DenoiseSettings(
+        model=str(joint_weights), neighbours=4, device="cpu", mixed_precision=False, agreement=True
+    )
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == at:
+            raise Stopped
+
+    whole = denoise_stack(example_stack.particles, tmp_path / "whole", settings)
+    with pytest.raises(Stopped):
+        denoise_stack(example_stack.particles, tmp_path / "out", settings, progress=stop)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".unfinished"]
+    again = denoise_stack(example_stack.particles, tmp_path / "out", settings, resume=True)
+    assert again.star.read_bytes() == whole.star.read_bytes()
+    assert again.agreement is not None
+    np.testing.assert_array_equal(again.agreement, whole.agreement)
+
+
 def test_the_other_part_is_not_looked_at(
     example_stack: SimulationResult, joint_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,12 +40,6 @@ def jointly(joint_weights: Path) -> DenoiseSettings:
 
 
 @pytest.fixture(scope="module")
-def twice(jointly: DenoiseSettings) -> DenoiseSettings:
-    """Few neighbours, so that few steps are enough to see everything."""
-    return replace(jointly, neighbours=4, agreement=True)
-
-
-@pytest.fixture(scope="module")
 def singly(single_weights: Path) -> DenoiseSettings:
     return DenoiseSettings(model=str(single_weights), device="cpu", mixed_precision=False)
 
@@ -378,7 +372,7 @@ class Stopped(BaseException):
     """As an interrupt is."""
 
 
-@pytest.mark.parametrize("kind", ["jointly", "twice", "singly"])
+@pytest.mark.parametrize("kind", ["jointly", "singly"])
 def test_a_run_stopped_at_any_step_looks_unfinished_and_goes_on(
     kind: str, request: pytest.FixtureRequest, example_stack: SimulationResult, tmp_path: Path
 ) -> None:

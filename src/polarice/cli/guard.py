@@ -62,6 +62,9 @@ def guard(
     for one in result.verdicts:
         goal = f"goal: {one.goal}" if one.goal else one.why
         console.say(f"{one.guard:<12}{one.figure:<10}{one.word:<12}{goal}")
+    for one in result.verdicts:
+        if one.passed is False:
+            console.say(f"{one.guard} fails: {one.figure} is the {one.why}")
     console.say(f"the page: {page}")
     console.finish(figures)
     return 0
