@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -151,7 +152,7 @@ def test_version_and_help(run: Run) -> None:
     for tokens in ((), ("--help",)):
         ended = run(*tokens)
         assert ended.status == 0
-        commands = ("info", "convert", "simulate", "denoise", "neighbours", "classify", "evaluate")
+        commands = ("info", "convert", "simulate", "denoise", "neighbours", "classify", "guard", "evaluate")
         for command in (*commands, "bank", "train", "models", "demo", "benchmark"):
             assert command in ended.out
 
@@ -198,6 +199,7 @@ OPTIONS = {
         "--mask-diameter": "Å",
         "--ctf": "--no-ctf",
     },
+    "guard": {"--particles": "[default: 500]", "--noise-from": "ice", "--foreign": "PDB", "--device": "auto"},
     "classify": {"--classes": "[default: 100]", "--denoised": "polarice denoise", "--device": "auto"},
     "evaluate": {"--truth": "[required]", "--pixel-size": "Å"},
     "models": {"--json": "standard output"},
@@ -456,6 +458,26 @@ def test_denoise(run: Run, example_stack: SimulationResult, joint_weights: Path,
     assert run(*command, "--out", tmp_path / "c", "--overwrite").status == 0
 
 
+def test_guard(run: Run, example_stack: SimulationResult, single_weights: Path, tmp_path: Path) -> None:
+    command = ("guard", example_stack.particles, "--model", single_weights, "--device", "cpu")
+    ended = run(*command, "--out", tmp_path / "a", "--particles", 24)
+    assert ended.status == 0
+    for guard in ("noise", "phases", "foreign", "duplicates", "agreement"):
+        assert re.search(rf"^{guard} .*(passes|fails|not judged)", ended.out, re.MULTILINE)
+    assert "phases: check and measure: 24 of 24" in ended.err
+    written = ["guard.html", "guard.json", "sample"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == written
+    figures = run(*command, "--out", tmp_path / "b", "--json").json()
+    assert figures["particles"] == 48
+    assert [one["verdict"] for one in figures["verdicts"]][-1] == "not judged"
+    assert str(tmp_path / "b" / "guard.html") in figures["files"]
+    check_error(run(*command, "--out", tmp_path / "b"), str(tmp_path / "b"), "--overwrite")
+    check_error(
+        run(*command, "--out", tmp_path / "c", "--foreign", tmp_path / "no.pdb"), str(tmp_path / "no.pdb")
+    )
+    assert not (tmp_path / "c").exists()
+
+
 def test_neighbours_and_denoising_with_them(
     run: Run, example_stack: SimulationResult, joint_weights: Path, tmp_path: Path
 ) -> None:
@@ -524,6 +546,7 @@ def test_denoise_options_reach_the_run(
         "sets_from": "rlnClassNumber",
         "neighbours_from": None,
         "split_halves": False,
+        "agreement": False,
         "device": "cpu",
         "pixel_size_A": 2.5,
         "contrast": "bright",

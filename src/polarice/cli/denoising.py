@@ -74,6 +74,10 @@ def denoise(
         Path | None, Parameter(help="Folder that `polarice neighbours` has written, instead of a search.")
     ] = None,
     split_halves: SplitHalves = False,
+    agreement: Annotated[
+        bool,
+        Parameter(help="Denoise twice, to say how far two estimates of each particle agree.", negative=""),
+    ] = False,
     truth: Annotated[Path | None, Parameter(help="Clean stack of the same rows, to measure against.")] = None,
     overwrite: Overwrite = False,
     resume: Annotated[
@@ -97,6 +101,7 @@ def denoise(
         sets_from=sets_from,
         neighbours_from=neighbours_from,
         split_halves=split_halves,
+        agreement=agreement,
         **reading.settings(),
     )
     if truth is not None:

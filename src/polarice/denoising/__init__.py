@@ -1,5 +1,6 @@
 """From noisy particles to denoised ones: single images, sets, and whole stacks."""
 
+from .agreement import agreement_columns, measure_agreement, parts_of
 from .classical import (
     ClassAverage,
     aligned_sums,
@@ -11,6 +12,7 @@ from .classical import (
 from .denoiser import Denoiser, NetworkDenoiser, SetDenoiser, SetResult
 from .graph import GraphResult, attend_graph, encode_stack
 from .pipeline import denoise_stack
+from .preflight import misfits
 from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "NetworkDenoiser",
     "SetDenoiser",
     "SetResult",
+    "agreement_columns",
     "aligned_sums",
     "attend_graph",
     "class_average",
@@ -30,6 +33,9 @@ __all__ = [
     "effective_neighbours",
     "encode_stack",
     "in_each_frame",
+    "measure_agreement",
+    "misfits",
+    "parts_of",
     "signal_power",
     "wiener_filter",
 ]

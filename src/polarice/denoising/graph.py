@@ -132,19 +132,25 @@ class GraphResult:
         Weight of each neighbour in the last round, zero for an empty place.
     angles_deg : ndarray, shape (n, k)
         How far each neighbour must be turned, from x towards y, to lie upon the particle.
+    centre : ndarray, shape (n, 2)
+        Where each particle was found in the end, (x, y) in pixels from the centre of the box.
     """
 
     images: NDArray[np.float32]
     weights: NDArray[np.float32]
     angles_deg: NDArray[np.float32]
+    centre: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, network: PolarTransformer, table: tuple[int, ...], work: Work) -> GraphResult:
-        """Files for a table (n, k)."""
+    def empty(
+        cls, network: PolarTransformer, table: tuple[int, ...], work: Work, name: str = ""
+    ) -> GraphResult:
+        """Files for a table (n, k), whose names begin with that of the pass."""
         return cls(
-            work.array("images", np.float32, (table[0], network.box, network.box)),
-            work.array("weights", np.float32, table),
-            work.array("angles", np.float32, table),
+            work.array(f"{name}images", np.float32, (table[0], network.box, network.box)),
+            work.array(f"{name}weights", np.float32, table),
+            work.array(f"{name}angles", np.float32, table),
+            work.array(f"{name}centre", np.float32, (table[0], 2)),
         )
 
     @property
@@ -152,17 +158,25 @@ class GraphResult:
         """All fields."""
         return [self.images, self.weights, self.angles_deg]
 
-    def put(self, rows: NDArray[np.int64], images: Tensor, attention: AttentionResult, there: Tensor) -> None:
+    def put(
+        self,
+        rows: NDArray[np.int64],
+        images: Tensor,
+        centre: Tensor,
+        attention: AttentionResult,
+        there: Tensor,
+    ) -> None:
         """Keep images (b, 1, y, x), and what the last round says of the neighbours that are there (b, k)."""
         assert attention.weights is not None
         coefficients = attention.weights[:, 0]
         self.images[rows] = images[:, 0].cpu().numpy()
+        self.centre[rows] = centre[:, 0].cpu().numpy()
         self.weights[rows] = coefficients.sum(-1).cpu().numpy()
         self.angles_deg[rows] = (peak_angles_deg(coefficients) * there).cpu().numpy()
 
 
-def scratch_bytes(network: PolarTransformer, count: int, neighbours: int) -> int:
-    """Room on disk that `encode_stack` and `attend_graph` take for ``count`` images at most."""
+def scratch_bytes(network: PolarTransformer, count: int, neighbours: int, *, twice: bool = False) -> int:
+    """Room on disk that `encode_stack` and `attend_graph`, once or twice, take for so many images at most."""
     box, rounds = network.box, len(network.rounds)
 
     def state(index: int) -> int:
@@ -174,7 +188,9 @@ def scratch_bytes(network: PolarTransformer, count: int, neighbours: int) -> int
         return state(index) + offer + (state(index + 1) if index < rounds - 1 else 0)
 
     always = 2 * (2 * box**2 + box**2 // 2) + 4 * network.bands.count
-    result = 4 * box**2 + 2 * 4 * neighbours
+    result = 4 * box**2 + 2 * 4 * neighbours + 2 * 4
+    if twice:
+        always += state(0) + result + 4 * (box // 2 + 1)
     first = state(0) + ViewRecorder.bytes_per_image(network)
     return count * (always + max(first, *(result + round_(index) for index in range(rounds))))
 
@@ -225,6 +241,9 @@ def attend_graph(
     work: Work,
     device: torch.device,
     progress: Callable[[int, int], None],
+    *,
+    name: str = "",
+    again: bool = False,
 ) -> GraphResult:
     """Run the rounds of attention over a graph, and decode.
 
@@ -240,10 +259,14 @@ def attend_graph(
     apart : ndarray of int, shape (n,)
         Half set of each particle; the images of one depend on no bit of another.
     work : Work
-        In which `encode_stack` has left its features; they are used up.
+        In which `encode_stack` has left its features; they are used up, unless ``again`` says otherwise.
     device : torch.device
     progress : callable
         Called with (round, images done).
+    name : str
+        Of this pass over the stack, if there is more than one.
+    again : bool
+        Keep the features for another pass.
     """
     count, rounds = len(neighbours), len(network.rounds)
     batches = [
@@ -258,9 +281,9 @@ def attend_graph(
         list(zip(batches[start : start + size], ends[start : start + size], strict=True))
         for start in range(0, len(batches), size)
     ]
-    result = GraphResult.empty(network, neighbours.shape, work)
+    result = GraphResult.empty(network, neighbours.shape, work, name)
     for index in range(rounds):
-        stage = f"round {index + 1}"
+        stage = f"{name}round {index + 1}"
         if work.has(stage):
             continue
         before = StackState.before(index, network, count, work)
@@ -280,11 +303,14 @@ def attend_graph(
                 query = before.take(rows[:, None], device)
                 state, attended, attention = network.attend(index, query, keys, there[:, None])
                 if after is None:
-                    result.put(rows, network.decode(state, attended), attention, there)
+                    result.put(rows, network.decode(state, attended), state.centre, attention, there)
                 else:
                     after.put(rows, ImageState(*(part[:, 0] for part in state)), changed=True)
                 give_back(*before.arrays, *offers.arrays, *written)
                 progress(index, done)
         work.finish(stage)
-        work.drop(*(f"{name}-{index}" for name in ("polar", "features", "centre", "keys", "values")))
+        used = (
+            ("keys", "values") if again and index == 0 else ("polar", "features", "centre", "keys", "values")
+        )
+        work.drop(*(f"{part}-{index}" for part in used))
     return result

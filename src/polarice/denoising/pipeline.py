@@ -30,6 +30,7 @@ from ..stacks import (
     stack_digest,
     write_record,
 )
+from .agreement import agreement_columns
 from .preflight import misfits, require_scratch_room
 from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
 from .run import JointRun, SingleRun, StackRun
@@ -111,7 +112,7 @@ def _denoise(
     stack = open_stack(particles, settings, split_halves=settings.split_halves)
     require_fit(stack, misfits(stack, settings, jointly=isinstance(network, PolarTransformer)))
     there = sum(file.stat().st_blocks * 512 for file in unfinished.glob("*")) if resume else 0
-    require_scratch_room(out, stack, network, settings.neighbours, there)
+    require_scratch_room(out, stack, network, settings, there)
     notices: list[str] = []
     given = None
     if settings.neighbours_from is not None:
@@ -178,6 +179,7 @@ def _denoise(
         made.gains,
         prepared.seconds,
         tuple(notices),
+        agreement=None if joint is None else joint.agreement,
     )
     if team.leads:
         with _kept_for_resume():
@@ -210,6 +212,9 @@ def _write(
                     "polariceEffectiveNeighbours": effective_neighbours(made.weights),
                 }
             )
+            if made.agreement is not None:
+                side_A = runner.prepared.stack.box * runner.prepared.stack.pixel_size_A
+                writer.set_columns(particles=agreement_columns(made.agreement, side_A))
     result.files.update({str(path): what for path, what in writer.paths.items()})
     if isinstance(made, JointRun):
         table = out / NEIGHBOUR_FILE
@@ -228,4 +233,6 @@ def _arrays(joint: JointRun, stack: ParticleStack) -> dict[str, NDArray[Any]]:
     }
     if joint.probability is not None:
         arrays["probability"] = joint.probability
+    if joint.agreement is not None:
+        arrays["agreement"] = joint.agreement
     return arrays

@@ -20,7 +20,7 @@ __all__ = ["misfits", "require_scratch_room"]
 
 
 def require_scratch_room(
-    out: Path, stack: ParticleStack, network: nn.Module, neighbours: int, there: int
+    out: Path, stack: ParticleStack, network: nn.Module, settings: DenoiseSettings, there: int
 ) -> None:
     """Raise where the disk is too small for a run that takes so many bytes of it already.
 
@@ -29,7 +29,7 @@ def require_scratch_room(
     OutputError
     """
     if isinstance(network, PolarTransformer):
-        scratch = scratch_bytes(network, len(stack), neighbours)
+        scratch = scratch_bytes(network, len(stack), settings.neighbours, twice=settings.agreement)
     else:
         scratch = 4 * len(stack) * cast(int, network.box) ** 2
     require_room(out, 4 * len(stack) * stack.box**2 + max(0, scratch - there))
@@ -47,6 +47,8 @@ def misfits(stack: ParticleStack, settings: DenoiseSettings, *, jointly: bool) -
     """
     name = (settings.sets_from or "").removeprefix("_")
     given = name or settings.neighbours_from
+    if settings.agreement and not jointly:
+        yield ModelError(f"{settings.model} denoises single images: there are no neighbours that could agree")
     if given and not jointly:
         what = "sets" if name else "neighbours"
         yield ModelError(f"{settings.model} denoises single images and has no use for {what}")

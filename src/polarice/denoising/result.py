@@ -31,12 +31,15 @@ class DenoiseSettings(StackSettings):
         Folder or file of `polarice.stacks.find_neighbours`, instead of a search.
     split_halves : bool
         Put particles that no half set is known of into two, at random, which do not help each other.
+    agreement : bool
+        Denoise twice, so that each particle has two estimates by neighbours that do not know of each other.
     """
 
     neighbours: int = 16
     sets_from: str | None = None
     neighbours_from: str | Path | None = None
     split_halves: bool = False
+    agreement: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class DenoiseResult:
     notices : tuple of str
     files : dict
         Files written, and what they are.
+    agreement : ndarray, shape (n, rings), or None
+        Ring correlation of each particle's two estimates, if it was asked for.
     """
 
     source: Path
@@ -84,6 +89,7 @@ class DenoiseResult:
     seconds: dict[str, float]
     notices: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
+    agreement: NDArray[np.float32] | None = None
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""

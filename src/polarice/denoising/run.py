@@ -16,8 +16,9 @@ from ..models import PolarTransformer
 from ..neighbours import NOBODY, groups_of
 from ..particles import ParticleWriter
 from ..stacks import GivenNeighbours, PreparedStack, ViewRecorder, Work, search_stack, timed
+from .agreement import measure_agreement, parts_of
 from .calibration import measure_gain
-from .graph import attend_graph, encode_stack
+from .graph import GraphResult, attend_graph, encode_stack
 from .result import DenoiseSettings
 
 __all__ = ["JointRun", "SingleRun", "StackRun"]
@@ -63,6 +64,8 @@ class JointRun(NamedTuple):
         What brings each image to the data's grey scale.
     informed : bool
         Whether the search, if there was one, found anything that tells views apart.
+    agreement : ndarray of float32, shape (n, rings), or None
+        Of each particle's two estimates; see `polarice.denoising.agreement`.
     """
 
     images: NDArray[np.float32]
@@ -72,6 +75,7 @@ class JointRun(NamedTuple):
     probability: NDArray[np.float32] | None
     gains: NDArray[np.float32]
     informed: bool
+    agreement: NDArray[np.float32] | None = None
 
 
 class _Company(NamedTuple):
@@ -173,10 +177,41 @@ class StackRun:
                 work,
                 prepared.device,
                 lambda index, done: prepared.report(f"attend ({index + 1} of {rounds})", done, total),
+                again=settings.agreement,
             )
+        agreement = None
+        if settings.agreement:
+            with timed(seconds, "compare two estimates"):
+                agreement = self._agreement(network, work, company, result)
         # Copies: the files go with the run.
         weights, angles_deg = np.array(result.weights), np.array(result.angles_deg)
-        return JointRun(result.images, weights, angles_deg, **company._asdict())
+        return JointRun(result.images, weights, angles_deg, **company._asdict(), agreement=agreement)
+
+    def _agreement(
+        self, network: PolarTransformer, work: Work, company: _Company, together: GraphResult
+    ) -> NDArray[np.float32]:
+        """Denoise each particle again with half of the others, and compare it with the other half."""
+        prepared = self.prepared
+        total, rounds = len(prepared), len(network.rounds)
+        parts = parts_of(prepared.halves)
+        apart = attend_graph(
+            network,
+            np.where(parts[company.rows] == parts[:, None], company.rows, NOBODY),
+            prepared.halves,
+            work,
+            prepared.device,
+            lambda index, done: prepared.report(f"attend again ({index + 1} of {rounds})", done, total),
+            name="again-",
+        )
+        return measure_agreement(
+            together,
+            apart,
+            company.rows,
+            parts,
+            prepared.preprocessor.mask(),
+            work,
+            lambda done: prepared.report("compare two estimates", done, total),
+        )
 
     def _company(
         self,

@@ -31,6 +31,8 @@ from .content import (
 from .demo import DemoResult, run_demo
 from .diagnostics import AttentionDiagnostics, DiagnosticSettings, diagnose_attention
 from .evaluate import evaluate, require_correspondence
+from .guard_report import guard_report
+from .guards import GuardResult, GuardSettings, Verdict, guard_stack
 from .metrics import (
     best_linear_scale,
     fourier_ring_correlation,
@@ -66,6 +68,8 @@ __all__ = [
     "Gallery",
     "GalleryRow",
     "GuardCheck",
+    "GuardResult",
+    "GuardSettings",
     "Histogram",
     "KeyFigure",
     "Neighbour",
@@ -76,6 +80,7 @@ __all__ = [
     "RadialCurves",
     "ReportContent",
     "StageTime",
+    "Verdict",
     "adjusted_rand_index",
     "angle_error_deg",
     "attention_classes",
@@ -92,6 +97,8 @@ __all__ = [
     "evaluation_figures",
     "fourier_ring_correlation",
     "frc_resolution_A",
+    "guard_report",
+    "guard_stack",
     "neighbour_angles_deg",
     "neighbour_benchmark_table",
     "neighbour_report",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = [
     "AngleProfile",
     "AttentionMap",
+    "Chapter",
     "FileWritten",
     "Floats",
     "Gallery",
@@ -300,6 +301,26 @@ class Heading:
     lead: str
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """A section that a page of its own kind brings: words, then pictures, then curves.
+
+    Attributes
+    ----------
+    anchor : str
+    heading : Heading
+    gallery : Gallery, optional
+    radial : RadialCurves, optional
+    histograms : tuple of Histogram
+    """
+
+    anchor: str
+    heading: Heading
+    gallery: Gallery | None = None
+    radial: RadialCurves | None = None
+    histograms: tuple[Histogram, ...] = ()
+
+
 BEFORE_AND_AFTER = Heading(
     "Before and after",
     "Each column is one particle, each row one step. All images of a row share the grey range stated "
@@ -344,5 +365,6 @@ class ReportContent:
     files: tuple[FileWritten, ...] = ()
     configuration: Mapping[str, object] | None = None
     classes: tuple[ClassTile, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
     gallery_heading: Heading = BEFORE_AND_AFTER
     neighbours_heading: Heading = DENOISED_WITH

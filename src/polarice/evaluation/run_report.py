@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from torch import Tensor
 from ..denoising import (
     DenoiseResult,
     SetDenoiser,
+    agreement_columns,
     confidence,
     effective_neighbours,
 )
-from ..models import PolarTransformer, load_model
 from ..neighbours import NOBODY
 from ..particles import ParticleStack
 from .content import (
@@ -25,7 +25,6 @@ from .content import (
     FileWritten,
     Gallery,
     GalleryRow,
-    GuardCheck,
     Histogram,
     KeyFigure,
     Neighbour,
@@ -35,6 +34,7 @@ from .content import (
     StageTime,
 )
 from .figures import gallery_picture
+from .noise_check import noise_check
 from .report import write_report
 from .seen import LOW_PASS_A, bright, low_pass, model_images
 from .summary import evaluation_curves, evaluation_figures
@@ -43,7 +43,6 @@ __all__ = ["run_report"]
 
 _SHOWN = 12
 _NEIGHBOURHOODS = 3
-_GUARD_IMAGES = 64
 
 
 def run_report(
@@ -99,7 +98,7 @@ def run_report(
         angle_profiles=_angle_profiles(result, source),
         radial=evaluation_curves(evaluation) if evaluation else None,
         histograms=_histograms(result),
-        guard=_guard(result, source, denoised),
+        guard=noise_check(result, source, denoised),
         timings=tuple(StageTime(stage, seconds) for stage, seconds in result.seconds.items()),
         files=tuple(FileWritten(Path(file), what) for file, what in result.files.items()),
         configuration=result.configuration(),
@@ -267,35 +266,14 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "share that comes from neighbours of the same view, as likely as they are",
             confidence(result.weights, result.probability),
         ),
+        *_agreement(result),
     )
 
 
-@torch.inference_mode()
-def _guard(result: DenoiseResult, source: ParticleStack, denoised: ParticleStack) -> GuardCheck:
-    """Pure white noise through the same network: it must come out with almost no energy."""
-    network, _ = load_model(result.settings.model)
-    generator = torch.Generator().manual_seed(0)
-    box = cast(int, network.box)
-    noise = torch.randn(_GUARD_IMAGES, box, box, generator=generator) * result.preprocessor.mask()
-    if isinstance(network, PolarTransformer):
-        out = network(noise.unflatten(0, (-1, 16))).images.flatten(0, 1)
-    else:
-        out = network(noise)
-    rows = np.unique(np.linspace(0, len(source) - 1, _GUARD_IMAGES).astype(int))
-    seen = model_images(result, source, rows)
-    particles = bright(result, denoised, rows)
-    shown = bright(result, denoised, rows[:6])
-    grey = (float(np.quantile(shown, 0.001)), float(np.quantile(shown, 0.999)))
-    gallery = Gallery(
-        tuple(f"noise {i + 1}" for i in range(6)),
-        (
-            GalleryRow("Noise in", "white noise", noise[:6].numpy()),
-            GalleryRow("Noise out", "in the grey range of the denoised particles", out[:6].numpy(), grey),
-        ),
-    )
-    return GuardCheck(
-        float(out.square().sum() / noise.square().sum()),
-        # Means, because a stack's box may be another than the model's.
-        float(np.square(particles).mean() / seen.square().mean()),
-        gallery,
-    )
+def _agreement(result: DenoiseResult) -> tuple[Histogram, ...]:
+    """How far two estimates of each particle agree, where that was asked for."""
+    if result.agreement is None:
+        return ()
+    values = agreement_columns(result.agreement, 1.0)["polariceAgreement"]
+    note = "By neighbours that know nothing of each other. It tells what is not noise, not what is true."
+    return (Histogram("Agreement of two estimates", "mean ring correlation", values, note),)

@@ -15,6 +15,7 @@ import numpy as np
 from . import figures
 from .content import (
     AttentionMap,
+    Chapter,
     ClassTile,
     Floats,
     Gallery,
@@ -41,6 +42,7 @@ def sections(content: ReportContent) -> list[Section]:
         ("frequencies", "Down to which detail", _radial(content.radial) if content.radial else ""),
         ("confidence", "How far to trust each particle", _histograms(content.histograms)),
         ("guard", "What pure noise turns into", _guard(content.guard) if content.guard else ""),
+        *((each.anchor, each.heading.title, _chapter(each)) for each in content.chapters),
         ("time", "Where the time went", _timings(content)),
         ("files", "Files", _files(content)),
         ("configuration", "Settings", _configuration(content)),
@@ -222,12 +224,19 @@ def _charts(charts: list[str]) -> str:
 
 def _guard(guard: GuardCheck) -> str:
     lead = (
-        "White noise of the same level, with no particle in it, went through the same network. "
+        "Noise with the spectrum of what surrounds the particles (in crowded boxes, of neighbours too) went "
+        "through the same network. "
         f"It kept <b>{guard.noise_energy:.2%}</b> of its energy; the particles kept "
         f"<b>{guard.particle_energy:.2%}</b> of theirs. A denoiser that draws proteins into noise would "
-        "show here."
+        "show here; <code>polarice guard</code> looks for more."
     )
     return _paragraph(lead) + (_gallery(guard.gallery) if guard.gallery else "")
+
+
+def _chapter(chapter: Chapter) -> str:
+    pictures = _gallery(chapter.gallery) if chapter.gallery else ""
+    curves = _radial(chapter.radial) if chapter.radial else ""
+    return f"<p>{text(chapter.heading.lead)}</p>{pictures}{curves}{_histograms(chapter.histograms)}"
 
 
 def _timings(content: ReportContent) -> str:

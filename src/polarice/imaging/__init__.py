@@ -11,16 +11,30 @@ from .fourier import (
     shift_phases,
     soft_disc,
 )
+from .rings import (
+    divide_rings,
+    fourier_ring_correlation,
+    frc_resolution_A,
+    radial_power,
+    ring_numbers,
+    ring_products,
+)
 
 __all__ = [
     "CTF",
+    "divide_rings",
     "electron_wavelength_A",
     "filter_images",
     "fourier_resample",
+    "fourier_ring_correlation",
+    "frc_resolution_A",
     "frequency_grid",
     "move_images",
     "phase_flip",
+    "radial_power",
     "radius_grid",
+    "ring_numbers",
+    "ring_products",
     "shift_images",
     "shift_phases",
     "soft_disc",

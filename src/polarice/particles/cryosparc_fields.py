@@ -52,6 +52,8 @@ MARKS = (
     Scaled("polarice/outlier", "polariceOutlier"),
     Scaled("polarice/confidence", "polariceConfidence"),
     Scaled("polarice/effective_neighbours", "polariceEffectiveNeighbours"),
+    Scaled("polarice/agreement", "polariceAgreement"),
+    Scaled("polarice/agreement_A", "polariceAgreementResolution"),
 )
 # Columns that bring a row back to the cryoSPARC particle that it came from.
 UID, EXPOSURE_GROUP, SIGN = "cryosparcUid", "cryosparcExposureGroup", "cryosparcSign"

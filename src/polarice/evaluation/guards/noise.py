@@ -1,0 +1,142 @@
+"""Noise with a stack's own spectrum, and images whose phases are random beyond a ring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ParticleFileError
+from ...imaging import filter_images, radial_power, radius_grid, ring_numbers, soft_disc
+from ...particles import ParticleStack
+
+__all__ = ["coloured_noise", "empty_power", "noise_power", "randomise_phases"]
+
+# Images of white noise by which the window's own spectrum is measured.
+_WHITE = 512
+_BATCH = 256
+
+
+def noise_power(batches: Iterable[Tensor], box: int, radius_px: float) -> Tensor:
+    """Measure the power spectrum of the noise in particle images.
+
+    Two spectra are measured, and the lower is taken ring by ring, because each is too high: that of whole
+    images has the particles' own power, and that of what lies outside a disc has the power of neighbours in
+    crowded boxes.
+
+    Parameters
+    ----------
+    batches : iterable of Tensor, shape (b, L, L)
+        Images in units of their noise.
+    box : int
+        L.
+    radius_px : float
+        Of the disc that the particles lie in.
+
+    Returns
+    -------
+    Tensor, shape (L // 2 + 1,)
+        White noise of standard deviation 1 has 1 in every ring. Ring 0, the background, is that of ring 1.
+    """
+    outside = radius_grid(box) >= box / 2
+    window = 1 - soft_disc(box, radius_px, box / 16)
+
+    def spectra(images: Tensor) -> Tensor:
+        images = images - images[:, outside].mean(-1)[:, None, None]
+        parts = [radial_power(part).double().sum(0) for part in (images, images * window)]
+        return torch.stack(parts)
+
+    total, count = torch.zeros(2, box // 2 + 1, dtype=torch.float64), 0
+    for images in batches:
+        total += spectra(images)
+        count += len(images)
+    # What background and window take from white noise, they have taken here.
+    white = torch.randn(_WHITE, box, box, generator=torch.Generator().manual_seed(0))
+    power = ((total / count) / (spectra(white) / _WHITE)).amin(0)
+    power[0] = power[1]
+    return power.float()
+
+
+def empty_power(path: str | Path, box: int, pixel_size_A: float) -> Tensor:
+    """Measure the power spectrum of images that show no particle, such as ice between particles.
+
+    Parameters
+    ----------
+    path : path-like
+        A stack of images of the same microscope and dose, of any box and pixel size.
+    box : int
+    pixel_size_A : float
+        Of the images that the spectrum is for.
+
+    Returns
+    -------
+    Tensor, shape (box // 2 + 1,)
+        In the images' own grey scale; beyond their Nyquist frequency it goes on as it ends there.
+
+    Raises
+    ------
+    ParticleFileError
+    """
+    stack = ParticleStack.open(path)
+    problems = stack.problems()
+    if problems:
+        raise problems[0]
+    total = torch.zeros(stack.box // 2 + 1, dtype=torch.float64)
+    for start in range(0, len(stack), _BATCH):
+        images = torch.from_numpy(stack.images(slice(start, start + _BATCH)))
+        total += radial_power(images - images.mean((-2, -1), keepdim=True)).double().sum(0)
+    power = (total / len(stack)).numpy()
+    if not (np.isfinite(power).all() and (power[1:] > 0).all()):
+        raise ParticleFileError(
+            "these images are no noise: a ring of their spectrum is empty", path=stack.path
+        )
+    power[0] = power[1]
+    known = np.arange(len(power)) / (stack.box * stack.pixel_size_A)
+    wanted = np.arange(box // 2 + 1) / (box * pixel_size_A)
+    return torch.from_numpy(np.interp(wanted, known, power)).float()
+
+
+def coloured_noise(count: int, box: int, power: Tensor, generator: torch.Generator) -> Tensor:
+    """Make Gaussian noise with a given power in every ring.
+
+    Parameters
+    ----------
+    count, box : int
+    power : Tensor, shape (box // 2 + 1,)
+        `noise_power`; corners of the spectrum have the last ring's.
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor, shape (count, box, box)
+    """
+    white = torch.randn(count, box, box, generator=generator)
+    return filter_images(white, power.sqrt()[ring_numbers(box).clamp_max(box // 2)])
+
+
+def randomise_phases(images: Tensor, ring: int, generator: torch.Generator) -> Tensor:
+    """Give all frequencies beyond a ring random phases; their amplitudes stay.
+
+    Parameters
+    ----------
+    images : Tensor, shape (b, L, L)
+    ring : int
+        The last one that stays.
+    generator : torch.Generator
+
+    References
+    ----------
+    S. Chen et al., Ultramicroscopy 135 (2013) 24: there of micrographs' noise beyond a shell, for maps.
+    """
+    spectrum = torch.fft.rfft2(images)
+    # Phases of noise are uniform, and those of a real image.
+    noise = torch.fft.rfft2(torch.randn(images.shape, generator=generator))
+    phase = noise / noise.abs().clamp_min(torch.finfo(noise.real.dtype).tiny)
+    beyond = ring_numbers(images.shape[-1]) > ring
+    changed: Tensor = torch.fft.irfft2(
+        torch.where(beyond, spectrum.abs() * phase, spectrum), s=images.shape[-2:]
+    )
+    return changed
