@@ -33,17 +33,15 @@ def noise_check(result: DenoiseResult, source: ParticleStack, denoised: Particle
     network, _ = load_model(result.settings.model)
     preprocessor, one_group = result.preprocessor, np.zeros(len(source), np.int64)
 
-    def some(count: int) -> Sample:
-        rows = evenly(one_group, count)
-        return Sample(source, rows, result.found.statistics[torch.from_numpy(rows)], preprocessor)
-
-    # The spectrum is that of more images than are shown.
-    spectrum = some(_MEASURED).spectrum()
-    sample = some(_IMAGES)
-    noise = sample.noise(np.arange(len(sample)), spectrum.expand(len(sample), -1), seed=0)
+    rows = evenly(one_group, _MEASURED)
+    measured = Sample(source, rows, result.found.statistics[torch.from_numpy(rows)], preprocessor)
+    # The spectrum is that of more images than are looked at.
+    places = evenly(np.zeros(len(measured), np.int64), _IMAGES)
+    noise = measured.noise(places, measured.spectra(), seed=0)
+    sample = measured.part(places)
     found = sample.statistics
     noise = noise * found.noise_sigma[:, None, None] + found.background[:, None, None]
-    ctf = preprocessor.transfer(source.ctf(sample.rows)) if preprocessor.ctf_known else None
+    ctf = preprocessor.transfer(source.ctf(sample.rows), found) if preprocessor.ctf_known else None
     seen = preprocessor.forward(noise, ctf, found)
     magnitude = None if ctf is None else ctf.abs()
     if isinstance(network, PolarTransformer):

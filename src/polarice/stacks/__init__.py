@@ -12,6 +12,7 @@ from .views import (
     load_joint_model,
     look_at,
     require_room_for_views,
+    scratch_folder,
     scratch_work,
 )
 from .work import Work
@@ -37,6 +38,7 @@ __all__ = [
     "require_room_for_views",
     "resolved_configuration",
     "run_identity",
+    "scratch_folder",
     "scratch_work",
     "search_stack",
     "stack_digest",

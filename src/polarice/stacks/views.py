@@ -27,6 +27,7 @@ __all__ = [
     "load_joint_model",
     "look_at",
     "require_room_for_views",
+    "scratch_folder",
     "scratch_work",
 ]
 
@@ -47,15 +48,21 @@ def clear_outputs(out: Path, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def scratch_work(out: Path) -> Iterator[Work]:
-    """Work of which nothing remains, in a folder of its own below another."""
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A folder of its own below another, of which nothing remains."""
     with writing(out):
         folder = Path(tempfile.mkdtemp(dir=out, prefix=_SCRATCH))
     try:
-        with Work(folder) as work:
-            yield work
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def scratch_work(out: Path) -> Iterator[Work]:
+    """Work of which nothing remains."""
+    with scratch_folder(out) as folder, Work(folder) as work:
+        yield work
 
 
 class ViewRecorder:

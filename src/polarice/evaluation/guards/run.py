@@ -6,7 +6,6 @@ scan, preprocessing, its own neighbour search, attention.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +25,12 @@ from ...neighbours import groups_of
 from ...particles import ParticleStack
 from ...simulation import Structure
 from ...stacks import (
-    SCRATCH,
     PreparedStack,
     Progress,
     clear_outputs,
     open_stack,
     require_fit,
+    scratch_folder,
     timed,
     write_record,
 )
@@ -109,12 +108,12 @@ def guard_stack(
         pixel_size_A=stack.pixel_size_A,
         split_halves=False,
     )
-    with tempfile.TemporaryDirectory(dir=out, prefix=SCRATCH) as scratch:
+    with scratch_folder(out) as scratch:
         runner = _Guards(
             sample,
             told,
             network,
-            Path(scratch),
+            scratch,
             out / "sample",
             report,
             dict(prepared.seconds),

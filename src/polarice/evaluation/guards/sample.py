@@ -97,7 +97,15 @@ class Sample:
         return noise_power((self.images(part) for part in self.batches()), self.stack.box, radius_px)
 
     def spectra(self) -> Tensor:
-        """Power of the noise in each image's optics group, shape (n, rings)."""
+        """Power of the noise in each image's optics group, shape (n, rings).
+
+        As the stack was scanned, if its CTF is known; else as `noise_power` finds it.
+        """
+        power, kind, box = self.statistics.noise_power, self.statistics.kind, self.stack.box
+        if power is not None and kind is not None:
+            # On the rings of the model's box, in units of the noise there.
+            rings = torch.arange(box // 2 + 1).clamp(max=power.shape[1] - 1)
+            return power[kind][:, rings] * (box / self.preprocessor.model_box) ** 2
         groups = groups_of(len(self), self.stack.optics_groups[self.rows])
         members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
         return torch.stack([self.part(some).spectrum() for some in members])[torch.from_numpy(groups)]
