@@ -76,11 +76,11 @@ def field_set(
 
     The folder gets ``particles.star`` and ``.mrcs`` (as from a microscope: not phase-flipped), ``clean.star``
     and ``.mrcs`` (the truth: the particle alone, in place, without CTF), ``volume.mrc`` and, last,
-    ``simulation.json``. Row i has the defocus, pose, shift, micrograph, optics group and half
-    set of row i of the real stack. An image is the particle and those beside it, seen through the CTF, in ice whose
-    noise has the standard deviation 1. ``polariceSimulated`` marks all rows; only ``clean.star`` says which
-    are junk, in ``polariceJunk``: 1 where there is no particle (the truth is empty), 2 where it is the other
-    protein (the truth shows that). Junk has the pose of its row all the same.
+    ``simulation.json``. Row i has the defocus, pose, shift, micrograph, optics group and half set of the
+    real row i. An image is the particle and those beside it, seen through the CTF, in ice whose noise has the
+    standard deviation 1. ``polariceSimulated`` marks all rows; only ``clean.star`` says which are junk, in
+    ``polariceJunk``: 1 where there is no particle (the truth is empty), 2 where it is the other protein
+    (the truth shows that). Junk has the pose of its row all the same.
 
     Parameters
     ----------

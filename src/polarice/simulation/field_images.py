@@ -132,7 +132,7 @@ class FieldStack:
         return self._cut(spectra), self._cut(spectra * self._transfer(rows))
 
     def beside(self, rows: slice) -> Tensor:
-        """Images (b, L, L) of what other particles there are in the box, with CTF, in the volume's grey scale.
+        """Images (b, L, L) of other particles in the box, with CTF, in the volume's grey scale.
 
         Six places surround every particle, in a hexagon turned at random, each a diameter of the molecule
         away or a little farther. The particles there show views of other rows; no two overlap.

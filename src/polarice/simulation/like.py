@@ -22,7 +22,7 @@ _ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 
 
 class RealMetadata:
-    """Micrographs, optics groups, defoci, poses, shifts and half sets of a real stack; its images may be absent.
+    """Micrographs, CTFs, poses, shifts and half sets of a real stack; its images may be absent.
 
     Parameters
     ----------
