@@ -83,10 +83,13 @@ class RealMetadata:
         """Columns of the first particles' poses, origins, half sets and micrographs, as the file has them."""
         angles = matrix_to_euler(self.rotations[:count].double()).unbind(-1)
         origins_A = (-self.shifts_A[:count]).unbind(-1)
-        made = dict(zip((*_ANGLES, *_ORIGINS), (*angles, *origins_A), strict=True))
-        said = self._said(self.stack.particles, ("rlnMicrographName", "rlnOpticsGroup", *made), count)
+        columns = self._said(self.stack.particles, ("rlnMicrographName", "rlnOpticsGroup"), count)
+        for names, made in ((_ANGLES, angles), (_ORIGINS, origins_A)):
+            said = self._said(self.stack.particles, names, count)
+            # Where only some are said, they mean nothing.
+            columns |= said if len(said) == len(names) else dict(zip(names, made, strict=True))
         assert self.stack.half_sets is not None
-        return made | said | {"rlnRandomSubset": self.stack.half_sets[:count]}
+        return columns | {"rlnRandomSubset": self.stack.half_sets[:count]}
 
     def defoci(self, count: int) -> dict[str, Any]:
         """Columns of the first particles' CTFs, and of the microscope where it is said for each particle."""

@@ -96,9 +96,10 @@ def measure_noise_spectrum(path: str | Path) -> NoiseSpectrum:
     for rows in np.array_split(wanted, math.ceil(len(wanted) * box**2 / _PIXELS_AT_ONCE)):
         patches = torch.from_numpy(stack.images(rows)).double()
         patches = patches[patches.isfinite().flatten(1).all(1) & (patches.flatten(1).std(1) > 0)]
-        power = torch.fft.rfft2(patches).abs().square()[:, used] / box**2
-        found.append(power @ weights / count)
-    rings = torch.cat(found)
+        if len(patches):
+            power = torch.fft.rfft2(patches).abs().square()[:, used] / box**2
+            found.append(power @ weights / count)
+    rings = torch.cat(found) if found else count.new_zeros(0, len(count))
     if len(rings) < _FEWEST_PATCHES:
         raise ParticleFileError(
             f"has {len(rings)} patches to measure noise in, which are too few", path=Path(path),
