@@ -154,6 +154,7 @@ def main() -> None:
     variants: dict[str, dict[str, Any]] = {"field set": {}}
     if arguments.ablate:
         variants["none of them"] = PLAIN
+        variants["gradients four times as steep"] = {"gradient": 2.0}
         names = {"noise": "noise", "gradient": "gradients", "crowding": "neighbours", "junk": "junk"}
         for key, name in names.items():
             said = "white noise" if key == "noise" else f"no {name}"

@@ -169,7 +169,7 @@ def field(
     crowding: Annotated[float, Parameter(help="Mean number of other particles around each, 0 to 6.")] = 3.0,
     gradient: Annotated[
         float, Parameter(help="Largest rise of the ice across the box, in standard deviations of the noise.")
-    ] = 2.0,
+    ] = 0.5,
     junk: Annotated[
         float, Parameter(help="Share of noise and of the other protein among the images.")
     ] = 0.05,

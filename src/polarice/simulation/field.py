@@ -65,7 +65,7 @@ def field_set(
     snr: float = 0.1,
     pixel_size_A: float | None = None,
     crowding: float = 3.0,
-    gradient: float = 2.0,
+    gradient: float = 0.5,
     junk: float = 0.05,
     contrast: Literal["bright", "dark"] = "bright",
     seed: int = 0,
