@@ -152,7 +152,17 @@ def test_version_and_help(run: Run) -> None:
     for tokens in ((), ("--help",)):
         ended = run(*tokens)
         assert ended.status == 0
-        commands = ("info", "convert", "simulate", "denoise", "neighbours", "classify", "guard", "evaluate")
+        commands = (
+            "info",
+            "convert",
+            "simulate",
+            "field",
+            "denoise",
+            "neighbours",
+            "classify",
+            "guard",
+            "evaluate",
+        )
         for command in (*commands, "bank", "train", "models", "demo", "benchmark"):
             assert command in ended.out
 
@@ -178,6 +188,16 @@ OPTIONS = {
         "--noise": "[default: gaussian]",
         "--set-angle": "degrees",
         "--seed": "[default: 0]",
+    },
+    "field": {
+        "--like": "[required]",
+        "--noise": "white by default",
+        "--stranger": "[default: example]",
+        "--particles": "all by default",
+        "--crowding": "0 to 6",
+        "--gradient": "standard deviations",
+        "--junk": "[default: 0.05]",
+        "--contrast": "[default: bright]",
     },
     "bank build": {"--out": ".npz"},
     "train": {"--device": "[default: auto]", "--max-minutes": "minutes", "--resume": "checkpoint"},
@@ -348,6 +368,21 @@ def test_simulate(run: Run, tmp_path: Path) -> None:
 def test_simulate_from_a_structure_file(run: Run, structures: Path, tmp_path: Path) -> None:
     command = ("simulate", structures / "one.pdb", "--particles", 4, "--box", 32, "--views", "sets")
     assert run(*command, "--out", tmp_path / "a", "--quiet") == Ended(0, "", "")
+
+
+def test_field(run: Run, example_stack: SimulationResult, tmp_path: Path) -> None:
+    command = ("field", "example", "--like", example_stack.particles, "--particles", 8, "--box", 32)
+    ended = run(*command, "--junk", 0.5, "--contrast", "dark", "--out", tmp_path / "a")
+    assert ended.status == 0
+    assert str(tmp_path / "a" / "clean.star") in ended.out
+    assert "simulate: 16 of 16" in ended.err
+    figures = run(*command, "--out", tmp_path / "b", "--json").json()
+    assert (figures["particles"], figures["notices"]) == (8, [])
+    for path in figures["files"].values():
+        assert Path(path).is_file()
+    assert run(*command, "--out", tmp_path / "c", "--quiet") == Ended(0, "", "")
+    check_error(run(*command, "--out", tmp_path / "a"), str(tmp_path / "a"), "--overwrite")
+    check_error(run("field", "example", "--like", "absent.star", "--out", tmp_path / "d"), "absent.star")
 
 
 def test_evaluate(run: Run, example_stack: SimulationResult) -> None:

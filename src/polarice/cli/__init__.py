@@ -16,7 +16,7 @@ from ..errors import PolariceError
 from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .guard import guard
-from .particles import convert, evaluate, info, simulate
+from .particles import convert, evaluate, field, info, simulate
 from .training import bank, models, train
 
 __all__ = ["app", "main"]
@@ -27,7 +27,20 @@ app = App(
     help="Joint denoising of cryo-EM particle images.",
     suppress_keyboard_interrupt=False,
 )
-for command in (info, convert, simulate, denoise, neighbours, classify, guard, evaluate, demo, train, models):
+for command in (
+    info,
+    convert,
+    simulate,
+    field,
+    denoise,
+    neighbours,
+    classify,
+    guard,
+    evaluate,
+    demo,
+    train,
+    models,
+):
     app.command(command)
 for group in (bank, benchmark):
     app.command(group)

@@ -9,7 +9,15 @@ from cyclopts import Parameter
 
 from .options import Out, Output, Overwrite
 
-__all__ = ["convert", "evaluate", "info", "simulate"]
+__all__ = ["convert", "evaluate", "field", "info", "simulate"]
+
+
+Source = Annotated[
+    str, Parameter(help="A PDB or mmCIF file, an MRC map, bank.npz:NAME, or the word example.")
+]
+PixelSize = Annotated[
+    float | None, Parameter(help="Å per pixel; by default the molecule fills 60 % of the box.")
+]
 
 
 def info(
@@ -68,15 +76,13 @@ def convert(
 
 
 def simulate(
-    source: Annotated[str, Parameter(help="A PDB or mmCIF file, an MRC map, or the word example.")],
+    source: Source,
     *,
     out: Out,
     particles: Annotated[int, Parameter(help="How many images.")] = 2048,
     box: Annotated[int, Parameter(help="Side of the images in pixels.")] = 64,
     snr: Annotated[float, Parameter(help="mean(clean²) / noise variance, clean after the CTF.")] = 0.03,
-    pixel_size: Annotated[
-        float | None, Parameter(help="Å per pixel; by default the molecule fills 60 % of the box.")
-    ] = None,
+    pixel_size: PixelSize = None,
     ctf: Annotated[bool, Parameter(help="Apply a CTF to each image.", negative="")] = False,
     defocus: Annotated[tuple[float, float], Parameter(help="Range of the defocus, Å.", negative="")] = (
         15000,
@@ -103,10 +109,9 @@ def simulate(
     from .. import simulation
 
     console = (output or Output()).console()
-    molecule = simulation.example_structure() if source == "example" else source
     with console.progress():
         result = simulation.simulate(
-            molecule,
+            source,
             out,
             particles=particles,
             box=box,
@@ -136,6 +141,86 @@ def simulate(
         "config": str(result.config),
     }
     console.finish({"particles": particles, "pixel_size_A": result.pixel_size_A, "files": files})
+    return 0
+
+
+def field(
+    source: Source,
+    *,
+    like: Annotated[
+        Path,
+        Parameter(
+            help="A real stack, .star or .cs: CTFs, poses, shifts, half sets are its; no images needed."
+        ),
+    ],
+    out: Out,
+    noise: Annotated[
+        Path | None, Parameter(help="Images of empty ice, whose spectrum the noise gets; white by default.")
+    ] = None,
+    stranger: Annotated[
+        str, Parameter(help="The other protein among the junk, named as the source.")
+    ] = "example",
+    particles: Annotated[
+        int | None, Parameter(help="The first so many rows of the real stack; all by default.")
+    ] = None,
+    box: Annotated[int, Parameter(help="Side of the images in pixels.")] = 64,
+    snr: Annotated[float, Parameter(help="mean(clean²) / noise variance, clean after the CTF.")] = 0.1,
+    pixel_size: PixelSize = None,
+    crowding: Annotated[float, Parameter(help="Mean number of other particles around each, 0 to 6.")] = 3.0,
+    gradient: Annotated[
+        float, Parameter(help="Largest rise of the ice across the box, in standard deviations of the noise.")
+    ] = 0.5,
+    junk: Annotated[
+        float, Parameter(help="Share of noise and of the other protein among the images.")
+    ] = 0.05,
+    contrast: Annotated[Literal["bright", "dark"], Parameter(help="Contrast of the protein.")] = "bright",
+    seed: Annotated[int, Parameter(help="Image i depends on the seed and i alone.")] = 0,
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Make a stack like a real one, with its metadata, coloured noise, crowding and junk, and the truth."""
+    from .. import simulation
+
+    console = (output or Output()).console()
+    with console.progress():
+        result = simulation.field_set(
+            source,
+            like,
+            out,
+            noise=noise,
+            stranger=stranger,
+            particles=particles,
+            box=box,
+            snr=snr,
+            pixel_size_A=pixel_size,
+            crowding=crowding,
+            gradient=gradient,
+            junk=junk,
+            contrast=contrast,
+            seed=seed,
+            overwrite=overwrite,
+            progress=lambda done, total: console.step("simulate", done, total),
+        )
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    console.say(f"{result.count:,} particles at {result.pixel_size_A:.3f} Å/px: {result.particles}")
+    console.say(f"junk: {result.nothing:,} without a particle, {result.strangers:,} of another protein")
+    console.say(f"their truth: {result.clean}")
+    console.finish(
+        {
+            "particles": result.count,
+            "pixel_size_A": result.pixel_size_A,
+            "nothing": result.nothing,
+            "strangers": result.strangers,
+            "notices": list(result.notices),
+            "files": {
+                "particles": str(result.particles),
+                "clean": str(result.clean),
+                "volume": str(result.volume),
+                "config": str(result.config),
+            },
+        }
+    )
     return 0
 
 

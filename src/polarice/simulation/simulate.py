@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import PolariceError
-from ..files import make_folder, prepare_output, require_room, whole, writing
+from ..files import prepare_output, require_room
 from ..particles import ParticleWriter
+from .folder import clear_folder, write_config
 from .forward import SimulatedStack
+from .molecule import Molecule, molecule_density, read_molecule
 from .noise import add_gaussian_noise, add_poisson_noise, item_generator
 from .settings import SimulationSettings
-from .structure import Structure, read_structure
-from .volume import Volume, density_from_structure, read_map, resample_volume, write_map
+from .volume import Volume, write_map
 
 __all__ = ["SimulationResult", "simulate"]
 
-_FILL = 0.6
 _NOISE = 104  # what a generator is for
-_MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".rec")
-_FILES = ("simulation.json", "particles.star", "particles.mrcs", "clean.star", "clean.mrcs", "volume.mrc")
-
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +49,7 @@ class SimulationResult:
 
 
 def simulate(
-    source: Structure | Volume | str | Path,
+    source: Molecule,
     out: str | Path,
     *,
     particles: int = 2048,
@@ -88,7 +83,7 @@ def simulate(
     Parameters
     ----------
     source : Structure, Volume or path-like
-        A structure, a density, or a file of one: PDB, mmCIF, or MRC map.
+        A structure, a density, or the name of one (`read_molecule`).
     out : path-like
         Folder to write; made if absent.
     particles : int
@@ -159,26 +154,25 @@ def simulate(
     folder = Path(out)
     prepare_output(folder, overwrite)
     require_room(folder, 8 * settings.particles * settings.box**2 + 4 * settings.box**3)
-    name, volume = _load(source, settings)
+    name, molecule = read_molecule(source)
+    volume = molecule_density(molecule, box, pixel_size_A, max_shift_px)
     stack = SimulatedStack(volume, settings)
     report = progress or (lambda done, total: None)
     scale = _grey_scale(stack, settings, report)
-    _clear_folder(folder)
+    clear_folder(folder)
     write_map(folder / "volume.mrc", Volume(volume.density * scale, volume.pixel_size_A))
     _write_stacks(stack, settings, scale, folder, report)
     chosen = asdict(settings) | {
         "source": name,
         "pixel_size_A": volume.pixel_size_A,
         "grey_scale": scale,
-        "polarice": version("polarice"),
     }
-    with whole(folder / "simulation.json") as partial:
-        partial.write_text(json.dumps(chosen, indent=2) + "\n")
+    config = write_config(folder, chosen)
     return SimulationResult(
         particles=folder / "particles.star",
         clean=folder / "clean.star",
         volume=folder / "volume.mrc",
-        config=folder / "simulation.json",
+        config=config,
         pixel_size_A=volume.pixel_size_A,
     )
 
@@ -221,32 +215,3 @@ def _write_stacks(
             noisy_out.append(noisy.numpy())
             clean_out.append((clean * scale).numpy())
             report(settings.particles + rows.stop, 2 * settings.particles)
-
-
-def _load(source: Structure | Volume | str | Path, settings: SimulationSettings) -> tuple[str, Volume]:
-    """Name and density of the source, on the grid of the images."""
-    box, pixel_size_A = settings.box, settings.pixel_size_A
-    name = str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "volume")
-    if isinstance(source, (str, Path)):
-        plain = name.lower().removesuffix(".gz").removesuffix(".bz2")
-        source = read_map(source) if plain.endswith(_MAP_SUFFIXES) else read_structure(source)
-    if isinstance(source, Volume):
-        pixel = source.box * source.pixel_size_A / box if pixel_size_A is None else pixel_size_A
-        return name, resample_volume(source, box, pixel)
-    pixel = source.diameter_A / (_FILL * box) if pixel_size_A is None else pixel_size_A
-    reach = source.diameter_A / 2 / pixel + settings.max_shift_px
-    if reach > box / 2:
-        raise PolariceError(
-            f"structure {source.name} is {source.diameter_A:.0f} Å across; with shifts of "
-            f"{settings.max_shift_px:g} pixels it leaves a box of {box} pixels of {pixel:.3g} Å",
-            hint="Take larger pixels, a larger box or smaller shifts",
-        )
-    return name, density_from_structure(source, box, pixel)
-
-
-def _clear_folder(folder: Path) -> None:
-    """Make the folder and remove an earlier simulation, so that no mixture of two can remain."""
-    make_folder(folder)
-    with writing(folder):
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
