@@ -77,7 +77,8 @@ def test_the_slider_moves_all_tiles(browser: Browser, page: Path) -> None:
         browser.press("ArrowRight")
     assert cut_percent(browser) == 55
     clips = browser.evaluate(
-        "[...new Set([...document.querySelectorAll('.pair img + img')].map(e => getComputedStyle(e).clipPath))]"
+        "[...new Set([...document.querySelectorAll('.pair img + img')]"
+        ".map(e => getComputedStyle(e).clipPath))]"
     )
     assert clips == [cut(browser)]
     # By the mouse on a tile too, which takes the slider along.

@@ -63,8 +63,8 @@ def test_page_of_a_joint_run_with_truth(
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     root, words = read(page)
     assert sections(root) == [
-        "compare", "classes", "map", "images", "neighbours", "attention", "frequencies", "spectra", "confidence",
-        "guard", "time", "files", "configuration",
+        "compare", "classes", "map", "images", "neighbours", "attention", "frequencies", "spectra",
+        "confidence", "guard", "time", "files", "configuration",
     ]  # fmt: skip
     assert f"Relative MSE {measured['denoised']['relative_mse']:.3g}" in words
     assert joint.weights is not None
@@ -81,10 +81,10 @@ def test_page_of_a_joint_run_with_truth(
     ):
         assert expected in words
     pictures = [element.get("alt") or "" for element in root.iter() if element.tag.endswith("}img")]
-    # Every particle before and after; averages, as many as have room among the particles of a half set, with
-    # one particle of each; twelve particles in four rows; three neighbourhoods of a query, eight neighbours and
-    # a result; six of noise before and after; who attends to whom, by angle, gain, correlation, kept, power,
-    # defocus, two histograms.
+    # Every particle before and after; averages, as many as have room among the particles of a half set,
+    # with one particle of each; twelve particles in four rows; three neighbourhoods of a query, eight
+    # neighbours and a result; six of noise before and after; who attends to whom, by angle, gain,
+    # correlation, amplitude kept, power, defocus, two histograms.
     assert len([alt for alt in pictures if alt.startswith("Truth")]) == 12
     averages = [element for element in root.iter() if (element.get("id") or "").startswith("class-")]
     assert 2 <= len(averages) <= 6

@@ -14,7 +14,8 @@ __all__ = ["comparison"]
 def comparison(shown: Comparison) -> str:
     """Show a gallery; without scripts its first tiles, cut in the middle."""
     before, after = text(shown.before_name), text(shown.after_name)
-    lead = f"Left of the cut {before}, right of it {after}: move the slider, or drag across a tile. {text(shown.note)}"
+    lead = f"Left of the cut {before}, right of it {after}: move the slider, or drag across a tile. "
+    lead += text(shown.note)
     order = ""
     if shown.share is not None:
         choices = "".join(f"<option>{name}</option>" for name in ("as in the stack", "surest", "least sure"))

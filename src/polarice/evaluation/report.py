@@ -15,7 +15,7 @@ from .sections import Section, sections
 
 __all__ = ["report_html", "write_report"]
 
-# The page may show what it carries and nothing else: no script but its own, no font, no picture from elsewhere.
+# The page may show what it carries and nothing else: no font, no picture, no script from elsewhere.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}"
 
 

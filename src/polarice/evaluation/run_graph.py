@@ -11,7 +11,7 @@ from ..neighbours import NOBODY
 from ..particles import ParticleStack
 from .content import AngleProfile, AttentionMap, ClassTile, Heading, Neighbour, Neighbourhood, ViewMap
 from .relatives import average_upon, relatives_of
-from .seen import LOW_PASS_A, bright, low_pass, model_images
+from .seen import LOW_PASS_A, bright, low_pass, magnitudes, model_images
 from .similarity import map_graph, spread_seeds
 
 __all__ = ["VIEWS", "angle_profiles", "attention", "neighbourhoods", "turned", "views"]
@@ -22,7 +22,7 @@ _VIEWS, _FEWEST_POINTS, _AVERAGED = 24, 4, 48
 
 VIEWS = Heading(
     "Views that attention brings together",
-    "Above, the average of the original images of a particle, of its neighbours, and of theirs, turned as the "
+    "Above, the average of the original images of a particle, of its neighbours, and of theirs, turned as "
     "attention says; it has seen no denoised pixel but to find shifts. Below, that one particle "
     "denoised. Both should show the same; what is only in the lower one was not in the data of these "
     "particles. The numbers are those of the map below.",
@@ -135,12 +135,9 @@ def views(
             int(row), result.neighbours, result.weights, result.angles_deg, most=_AVERAGED
         )
         family = np.concatenate([[row], relatives.rows])
-        preprocessor = result.preprocessor
-        ctf = preprocessor.transfer(source.ctf(family)).abs() if preprocessor.ctf_known else None
+        seen, ctf = model_images(result, source, family), magnitudes(result, source, family)
         clean = bright(result, denoised, family)
-        average = average_upon(
-            model_images(result, source, family), ctf, torch.from_numpy(clean), relatives.angles_deg
-        )
+        average = average_upon(seen, ctf, torch.from_numpy(clean), relatives.angles_deg)
         note = f"row {row + 1}, {len(family)} images"
         tiles.append(ClassTile(f"{number + 1}", note, (average.numpy(), clean[0])))
     usable = int((found.stands_for >= 0).sum())

@@ -14,7 +14,7 @@ from ..imaging import filter_images, fourier_resample
 from ..particles import ParticleStack
 from .content import Comparison, Gallery, GalleryRow, Heading, Histogram, RadialCurve, RadialCurves
 from .metrics import radial_power
-from .seen import LOW_PASS_A, bright, low_pass, model_images
+from .seen import LOW_PASS_A, bright, low_pass, magnitudes, model_images
 
 __all__ = ["STEPS", "compare", "optics", "spectra", "steps"]
 
@@ -61,7 +61,7 @@ def spectra(result: DenoiseResult, source: ParticleStack, denoised: ParticleStac
     preprocessor = result.preprocessor
     seen = model_images(result, source, rows)
     clean = _of_side(torch.from_numpy(bright(result, denoised, rows)), preprocessor.model_box)
-    ctf = preprocessor.transfer(source.ctf(rows)).abs() if preprocessor.ctf_known else None
+    ctf = magnitudes(result, source, rows)
     mask = preprocessor.mask()
     again = (clean if ctf is None else filter_images(clean, ctf)) * mask
     noisy, after, rest = (radial_power(images).mean(0) for images in (seen, again, seen - again))
@@ -80,8 +80,8 @@ def spectra(result: DenoiseResult, source: ParticleStack, denoised: ParticleStac
         gain=(RadialCurve("denoised", kept.numpy()),),
         gain_reference="the noisy images, noise included",
         power=tuple(RadialCurve(name, values.numpy()) for name, values in curves.items()),
-        power_note="Where what was taken away lies on the line of white noise, it was noise; above it, there was "
-        "signal in it; below it, noise was left.",
+        power_note="Where what was taken away lies on the line of white noise, it was noise; above it, "
+        "signal was lost; below it, noise was left.",
     )
 
 
@@ -104,6 +104,7 @@ def steps(
     rows: np.ndarray,
     beside: Mapping[str, Path],
 ) -> Gallery:
+    """A few particles at all steps, and what others have made of them."""
     seen = model_images(result, source, rows)
     pixel = result.preprocessor.model_pixel_size_A
     clearer = low_pass(seen, pixel).numpy()

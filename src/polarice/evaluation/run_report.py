@@ -152,8 +152,8 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     mean, alone = float(sure.mean()), float((sure < _ALONE).mean())
     if mean < _ALONE:
         words = (
-            f"Hardly anything came from neighbours of the same view ({mean:.0%}): the particles were denoised "
-            "nearly alone. Empty picks, a wrong contrast, too few particles or too much noise do this."
+            f"Hardly anything came from neighbours of the same view ({mean:.0%}): the particles were "
+            "denoised nearly alone. Empty picks, a wrong contrast, too few particles or too much noise do this."
         )
         return (Notice(words),)
     if alone > _MANY:
@@ -163,8 +163,8 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
         )
         return (Notice(words),)
     words = (
-        f"{1 - alone:.0%} of the particles found neighbours of their view; on the mean {mean:.0%} of an image "
-        "comes from them."
+        f"{1 - alone:.0%} of the particles found neighbours of their view; on the mean {mean:.0%} of an "
+        "image comes from them."
     )
     return (Notice(words, "good"),)
 
@@ -183,8 +183,8 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "Confidence",
             "confidence",
             confidence(result.weights, result.probability),
-            "Share of an image that comes from neighbours of the same view, as likely as they are. Far to the left "
-            "lie particles that were denoised alone.",
+            "Share of an image that comes from neighbours of the same view, as likely as they are. Far to the "
+            "left lie particles that were denoised alone.",
         ),
     )
 

@@ -135,8 +135,8 @@ def _attention(content: ReportContent) -> str:
 
 def _attention_map(attention: AttentionMap) -> str:
     caption = (
-        f"<b>Who attended to whom.</b> {text(attention.note)}. Each row is one particle, each column an image "
-        "it could attend to; the darker or, on a dark page, the brighter, the larger its share, summed "
+        f"<b>Who attended to whom.</b> {text(attention.note)}. Each row is one particle, each column an "
+        "image it could attend to; the darker or, on a dark page, the brighter, the larger its share, summed "
         "over all in-plane angles."
     )
     return chart(figures.attention_chart(attention), caption, "Attention weights as a heat map")

@@ -67,9 +67,9 @@ def map_graph(
 
     References
     ----------
-    L. van der Maaten, G. Hinton, J. Mach. Learn. Res. 9, 2579 (2008), for t-SNE; D. Kobak, G. C. Linderman,
-    Nat. Biotechnol. 39, 156 (2021), for the spectral start; A. C. Belkina et al., Nat. Commun. 10, 5415 (2019),
-    for the length of steps.
+    L. van der Maaten, G. Hinton, J. Mach. Learn. Res. 9, 2579 (2008), for t-SNE; D. Kobak,
+    G. C. Linderman, Nat. Biotechnol. 39, 156 (2021), for the spectral start; A. C. Belkina et al., Nat.
+    Commun. 10, 5415 (2019), for the length of steps.
     """
     usable = members[weights[members].sum(1) >= _LEAST_SHARE]
     if len(usable) < 8:
@@ -168,4 +168,5 @@ def _start(affinity: Tensor) -> Tensor:
     largest = modes.gather(0, modes.abs().argmax(0, keepdim=True))
     modes = modes * largest.sign() / modes.std(0).clamp_min(1e-12)
     noise = torch.randn(modes.shape, generator=torch.Generator().manual_seed(0))
-    return 1e-4 * (modes + 0.01 * noise)
+    start: Tensor = 1e-4 * (modes + 0.01 * noise)
+    return start
