@@ -153,7 +153,8 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     if mean < _ALONE:
         words = (
             f"Hardly anything came from neighbours of the same view ({mean:.0%}): the particles were "
-            "denoised nearly alone. Empty picks, a wrong contrast, too few particles or too much noise do this."
+            "denoised nearly alone. Empty picks, a wrong contrast, too few particles or too much noise do "
+            "this."
         )
         return (Notice(words),)
     if alone > _MANY:
@@ -183,8 +184,8 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "Confidence",
             "confidence",
             confidence(result.weights, result.probability),
-            "Share of an image that comes from neighbours of the same view, as likely as they are. Far to the "
-            "left lie particles that were denoised alone.",
+            "Share of an image that comes from neighbours of the same view, as likely as they are. Far to "
+            "the left lie particles that were denoised alone.",
         ),
     )
 
