@@ -149,18 +149,25 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     if result.weights is None:
         return ()
     sure = confidence(result.weights, result.probability)
-    mean, alone = float(sure.mean()), float((sure < _ALONE).mean())
+    taken, mean, alone = float(result.weights.sum(1).mean()), float(sure.mean()), float((sure < _ALONE).mean())
+    if taken < _ALONE:
+        words = (
+            f"Hardly anything came from neighbours ({taken:.0%}): the particles were denoised nearly alone. "
+            "Empty picks, a wrong contrast, too few particles or too much noise do this."
+        )
+        return (Notice(words),)
     if mean < _ALONE:
         words = (
-            f"Hardly anything came from neighbours of the same view ({mean:.0%}): the particles were "
-            "denoised nearly alone. Empty picks, a wrong contrast, too few particles or too much noise do "
-            "this."
+            f"On the mean {taken:.0%} of an image comes from others, but nothing in the stack says that these "
+            f"show the same view (confidence {mean:.2f}). What is to be seen may be what all particles share. "
+            "Particles that look alike from all sides, empty picks or too much noise do this."
         )
         return (Notice(words),)
     if alone > _MANY:
         words = (
             f"{alone:.0%} of the particles found hardly any neighbour of their view (confidence below "
-            f"{_ALONE:g}): rare views, junk or empty picks. What they show is the network’s guess."
+            f"{_ALONE:g}): rare views, junk or empty picks. What they show rests on the network, and on "
+            "particles of other views."
         )
         return (Notice(words),)
     words = (
@@ -185,7 +192,7 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
             "confidence",
             confidence(result.weights, result.probability),
             "Share of an image that comes from neighbours of the same view, as likely as they are. Far to "
-            "the left lie particles that were denoised alone.",
+            "the left lie particles that found nobody of their view.",
         ),
     )
 

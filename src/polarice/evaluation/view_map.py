@@ -16,10 +16,11 @@ _SIDE, _THUMB = 1000, 76
 
 
 def view_map(shown: ViewMap) -> str:
-    """Draw points, and over them the images of some, moved aside where they would hide each other."""
+    """Draw points, and the images of some beside them, moved aside where they would hide each other."""
     position = np.asarray(shown.position, float) * [1, -1]
-    place = _THUMB / 2 + (position - position.min(0)) / 2 * (_SIDE - _THUMB)
-    width, height = (place.max(0) + _THUMB / 2).round().astype(int)
+    # Room for images around the points.
+    place = _THUMB + (position - position.min(0)) / 2 * (_SIDE - 2 * _THUMB)
+    width, height = (place.max(0) + _THUMB).round().astype(int)
     name = text(shown.share_name)
     points = "".join(
         f'<circle cx="{x:.0f}" cy="{y:.0f}" r="6" style="--v:{100 * value:.0f}%">'
@@ -29,7 +30,7 @@ def view_map(shown: ViewMap) -> str:
     pinned = place[list(shown.pinned)]
     thumbs = "".join(
         _thumb(number + 1, here, there, shown)
-        for number, (here, there) in enumerate(zip(pinned, _apart(pinned, (width, height)), strict=True))
+        for number, (here, there) in enumerate(zip(pinned, _beside(pinned, (width, height)), strict=True))
     )
     lead = (
         "Each point is a particle; particles that attended to each other lie close together. Distances "
@@ -56,9 +57,11 @@ def _thumb(number: int, here: NDArray[np.float64], there: NDArray[np.float64], s
     )
 
 
-def _apart(place: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Push squares of the images' side apart until none hides another, or nearly so, within a frame."""
-    place = place.copy()
+def _beside(pinned: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Put squares of the images' side outwards of points, and apart until hardly one hides another."""
+    outwards = pinned - np.array(size) / 2
+    outwards = outwards / np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1)
+    place = pinned + 0.8 * _THUMB * outwards
     for _ in range(200):
         gap = place[:, None] - place
         overlap = _THUMB + 4 - np.abs(gap)
