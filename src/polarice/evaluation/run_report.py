@@ -149,7 +149,8 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     if result.weights is None:
         return ()
     sure = confidence(result.weights, result.probability)
-    taken, mean, alone = float(result.weights.sum(1).mean()), float(sure.mean()), float((sure < _ALONE).mean())
+    taken, mean = float(result.weights.sum(1).mean()), float(sure.mean())
+    alone = float((sure < _ALONE).mean())
     if taken < _ALONE:
         words = (
             f"Hardly anything came from neighbours ({taken:.0%}): the particles were denoised nearly alone. "
@@ -158,9 +159,9 @@ def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
         return (Notice(words),)
     if mean < _ALONE:
         words = (
-            f"On the mean {taken:.0%} of an image comes from others, but nothing in the stack says that these "
-            f"show the same view (confidence {mean:.2f}). What is to be seen may be what all particles share. "
-            "Particles that look alike from all sides, empty picks or too much noise do this."
+            f"On the mean {taken:.0%} of an image comes from others, but nothing in the stack says that "
+            f"these show the same view (confidence {mean:.2f}). What is to be seen may be what all particles "
+            "share. Particles that look alike from all sides, empty picks or too much noise do this."
         )
         return (Notice(words),)
     if alone > _MANY:
