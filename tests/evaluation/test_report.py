@@ -33,6 +33,7 @@ from polarice.evaluation.content import (
     ViewMap,
 )
 from polarice.evaluation.report import report_html, write_report
+from polarice.evaluation.view_map import _THUMB, _beside
 
 NAMESPACE = {"h": "http://www.w3.org/1999/xhtml"}
 NASTY = """<script>alert("x & 'y'")</script>"""
@@ -263,3 +264,13 @@ def test_report_is_written_beside_and_renamed(tmp_path: Path, monkeypatch: pytes
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"absent.*Check that the folder exists"):
         write_report(tmp_path / "absent" / "report.html", ReportContent("A", "B"))
+
+
+def test_images_of_a_map_do_not_hide_each_other() -> None:
+    rng = np.random.default_rng(0)
+    for pinned in (rng.uniform(100, 900, (24, 2)), np.full((6, 2), 500.0)):
+        place = _beside(pinned, (1000, 1000))
+        gap = np.abs(place[:, None] - place).max(-1) + 1000 * np.eye(len(place))
+        assert gap.min() >= 0.9 * _THUMB
+        assert place.min() >= _THUMB / 2
+        assert place.max() <= 1000 - _THUMB / 2

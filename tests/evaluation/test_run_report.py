@@ -1,6 +1,7 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from polarice.denoising import DenoiseResult, DenoiseSettings, denoise_stack
 from polarice.errors import ModelError, OutputError
 from polarice.evaluation import evaluate, run_demo, run_report
 from polarice.evaluation.run_graph import turned
+from polarice.evaluation.run_report import verdict
 from polarice.evaluation.seen import bright, low_pass, model_images
 from polarice.imaging import fourier_resample
 from polarice.models import ModelCard, build_model, save_model
@@ -241,3 +243,27 @@ def test_demo_without_weights_writes_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError):
         run_demo(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "probability", "level", "words"),
+    [
+        (0.9, 1.0, "good", "100% of the particles found neighbours"),
+        (0.02, 1.0, "warning", "denoised nearly alone"),
+        (0.9, 0.01, "warning", "90% of an image comes from others"),
+        (0.9, np.repeat([0.01, 1], 20)[:, None], "warning", "50% of the particles found hardly any"),
+    ],
+)
+def test_the_page_begins_with_a_verdict(
+    share: float,
+    probability: float | np.ndarray,
+    level: str,
+    words: str,
+    joint: DenoiseResult,
+) -> None:
+    weights = np.full((40, 8), share / 8, np.float32)
+    table = np.float32(np.broadcast_to(probability, weights.shape))
+    (notice,) = verdict(replace(joint, weights=weights, probability=table))
+    assert notice.level == level
+    assert words in notice.text
+    assert verdict(replace(joint, weights=None)) == ()

@@ -88,7 +88,7 @@ def run_report(
         summary=summary,
         provenance=f"polarice {__version__}",
         key_figures=(*(evaluation_figures(evaluation) if evaluation else ()), *_key_figures(result, source)),
-        notices=(*_verdict(result), *(Notice(text, "note") for text in result.notices)),
+        notices=(*verdict(result), *(Notice(text, "note") for text in result.notices)),
         comparison=compare(result, source, denoised),
         gallery=gallery,
         gallery_heading=STEPS,
@@ -144,7 +144,7 @@ def _key_figures(result: DenoiseResult, source: ParticleStack) -> tuple[KeyFigur
     return tuple(figures)
 
 
-def _verdict(result: DenoiseResult) -> tuple[Notice, ...]:
+def verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     """What the confidences say of the run as a whole."""
     if result.weights is None:
         return ()

@@ -61,7 +61,7 @@ def _beside(pinned: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.fl
     """Put squares of the images' side outwards of points, and apart until hardly one hides another."""
     outwards = pinned - np.array(size) / 2
     outwards = outwards / np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1)
-    place = pinned + 0.8 * _THUMB * outwards
+    place: NDArray[np.float64] = pinned + 0.8 * _THUMB * outwards
     for _ in range(200):
         gap = place[:, None] - place
         overlap = _THUMB + 4 - np.abs(gap)
