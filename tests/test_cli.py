@@ -513,6 +513,35 @@ def test_guard(run: Run, example_stack: SimulationResult, single_weights: Path, 
     assert not (tmp_path / "c").exists()
 
 
+def test_a_run_without_its_page_has_not_ended(
+    run: Run,
+    example_stack: SimulationResult,
+    single_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    command = ("denoise", example_stack.particles, "--model", single_weights, "--out", out, "--device", "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("polarice.evaluation.run_report", interrupt)
+        ended = run(*command)
+    assert ended.status == 130
+    assert "--resume" in ended.err
+    assert not (out / "report.html").exists()
+    check_error(run(*command), "interrupted", "--resume")
+    # Nothing is denoised again.
+    ended = run(*command, "--resume")
+    assert ended.status == 0
+    assert "denoise: " not in ended.err
+    assert "write the page: 1 of 1" in ended.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "denoise.json", "denoised.mrcs", "denoised.star", "report.html",
+    ]  # fmt: skip
+
+
 def test_neighbours_and_denoising_with_them(
     run: Run, example_stack: SimulationResult, joint_weights: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from polarice.denoising import DenoiseResult, DenoiseSettings, denoise_stack
 from polarice.errors import ModelError, OutputError
 from polarice.evaluation import evaluate, run_demo, run_report
-from polarice.evaluation.run_report import bright, low_pass, model_images, turned
+from polarice.evaluation.run_graph import turned
+from polarice.evaluation.run_report import verdict
+from polarice.evaluation.seen import bright, low_pass, model_images
 from polarice.imaging import fourier_resample
 from polarice.models import ModelCard, build_model, save_model
 from polarice.particles import ParticleStack
@@ -41,7 +44,7 @@ def read(page: Path) -> tuple[ET.Element, str]:
     source = page.read_text(encoding="utf-8")
     root = ET.fromstring(source)
     for element in root.iter():
-        assert not element.tag.endswith(("}script", "}link", "}iframe"))
+        assert not element.tag.endswith(("}link", "}iframe"))
         for name in ("src", "srcset"):
             assert element.get(name, "data:").startswith("data:")
     assert not re.search(r"https?://|url\(|@import", source.replace(NAMESPACE["h"], ""))
@@ -62,15 +65,15 @@ def test_page_of_a_joint_run_with_truth(
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     root, words = read(page)
     assert sections(root) == [
-        "images", "neighbours", "attention", "frequencies", "confidence", "guard", "time", "files",
-        "configuration",
+        "compare", "classes", "map", "images", "neighbours", "attention", "frequencies", "spectra",
+        "confidence", "guard", "time", "files", "configuration",
     ]  # fmt: skip
     assert f"Relative MSE {measured['denoised']['relative_mse']:.3g}" in words
     assert joint.weights is not None
     assert f"Taken from neighbours {joint.weights.sum(1).mean():.0%}" in words
     for expected in (
         "48 particles of particles.star were denoised, each with up to 8 neighbours, by tiny-joint",
-        "bright protein found in the stack",
+        "Contrast bright protein, found in the stack",
         "phases flipped",
         "Truth",
         "row 1",
@@ -80,10 +83,15 @@ def test_page_of_a_joint_run_with_truth(
     ):
         assert expected in words
     pictures = [element.get("alt") or "" for element in root.iter() if element.tag.endswith("}img")]
-    # Twelve particles in four rows; three neighbourhoods of a query, eight neighbours and a result;
-    # six of noise before and after; who attends to whom, by angle, gain, correlation, two histograms.
+    # Every particle before and after; averages, as many as have room among the particles of a half set,
+    # with one particle of each; twelve particles in four rows; three neighbourhoods of a query, eight
+    # neighbours and a result; six of noise before and after; who attends to whom, by angle, gain,
+    # correlation, amplitude kept, power, defocus, two histograms.
     assert len([alt for alt in pictures if alt.startswith("Truth")]) == 12
-    assert len(pictures) == 12 * 4 + 3 * 10 + 12 + 6
+    averages = [element for element in root.iter() if (element.get("id") or "").startswith("class-")]
+    assert 2 <= len(averages) <= 6
+    assert len(pictures) == 48 * 2 + 2 * len(averages) + 12 * 4 + 3 * 10 + 12 + 9
+    assert "All particles" in words
 
 
 def test_page_of_a_joint_run_without_truth(joint: DenoiseResult, tmp_path: Path) -> None:
@@ -101,7 +109,7 @@ def test_page_of_a_single_image_run(
     truth = example_stack.clean if with_truth else None
     measured = evaluate(single.star, example_stack.clean) if with_truth else None
     root, words = read(run_report(tmp_path / "page.html", single, truth=truth, evaluation=measured))
-    expected = ["images", "frequencies", "guard", "time", "files", "configuration"]
+    expected = ["compare", "images", "frequencies", "spectra", "guard", "time", "files", "configuration"]
     assert sections(root) == [name for name in expected if with_truth or name != "frequencies"]
     assert "denoised, each alone, by tiny-unet" in words
     assert "Taken from neighbours" not in words
@@ -122,7 +130,7 @@ def test_what_is_not_known_is_not_said(altered: Altered, joint_weights: Path, tm
     result = denoise_stack(star, tmp_path / "out", settings)
     assert len(result.notices) == 5
     _, words = read(run_report(tmp_path / "page.html", result))
-    assert "bright protein assumed" in words
+    assert "Contrast bright protein, assumed" in words
     assert "phases flipped" not in words
     assert "No half-set labels" in words
     assert "resampled" in words
@@ -221,7 +229,8 @@ def test_demo_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # The SNR of 0.05 is that after the CTF, which takes most of the truth's power away.
     assert 2 < result.relative_mse["noisy"] < 1 / 0.05
     root, words = read(result.page)
-    assert len(sections(root)) == 9
+    # The random network takes next to nothing from neighbours: no map, no averages.
+    assert len(sections(root)) == 11
     assert f"Relative MSE {result.relative_mse['polar-transformer-64']:.3g}" in words
     assert "Denoised by unet-64" in words
     stages = list(dict.fromkeys(told))
@@ -236,3 +245,27 @@ def test_demo_without_weights_writes_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError):
         run_demo(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("share", "probability", "level", "words"),
+    [
+        (0.9, 1.0, "good", "100% of the particles found neighbours"),
+        (0.02, 1.0, "warning", "denoised nearly alone"),
+        (0.9, 0.01, "warning", "90% of an image comes from others"),
+        (0.9, np.repeat([0.01, 1], 20)[:, None], "warning", "50% of the particles found hardly any"),
+    ],
+)
+def test_the_page_begins_with_a_verdict(
+    share: float,
+    probability: float | np.ndarray,
+    level: str,
+    words: str,
+    joint: DenoiseResult,
+) -> None:
+    weights = np.full((40, 8), share / 8, np.float32)
+    table = np.float32(np.broadcast_to(probability, weights.shape))
+    (notice,) = verdict(replace(joint, weights=weights, probability=table))
+    assert notice.level == level
+    assert words in notice.text
+    assert verdict(replace(joint, weights=None)) == ()

@@ -87,7 +87,7 @@ def denoise(
     output: Output | None = None,
 ) -> int:
     """Denoise a particle stack; write a stack, neighbours and a page that shows what happened."""
-    from ..denoising import DenoiseSettings, denoise_stack
+    from ..denoising import DenoiseResult, DenoiseSettings, denoise_stack
     from ..evaluation import evaluate as measure
     from ..evaluation import require_correspondence, run_report
     from ..particles import ParticleStack
@@ -111,10 +111,27 @@ def denoise(
         # A broken stack is better described by what follows.
         if not noisy.problems():
             require_correspondence(noisy, clean)
+    measured: dict[str, Any] | None = None
+    page = out / "report.html"
+
+    def show(result: DenoiseResult) -> None:
+        nonlocal measured
+        console.step("write the page", 0, 1)
+        if truth is not None:
+            measured = measure(result.star, truth, particles, pixel_size_A=pixel_size_A)
+        run_report(page, result, truth=truth, evaluation=measured)
+        console.step("write the page", 1, 1)
+
     try:
         with console.progress():
             result = denoise_stack(
-                particles, out, settings, overwrite=overwrite, resume=resume, progress=console.step
+                particles,
+                out,
+                settings,
+                overwrite=overwrite,
+                resume=resume,
+                progress=console.step,
+                finish=show,
             )
     except KeyboardInterrupt:
         console.note(f"What is done is kept in {out}: go on with --resume, or start anew with --overwrite.")
@@ -122,8 +139,6 @@ def denoise(
     if not result.files:
         # One of several processes, of which the first tells what they have done.
         return 0
-    measured = None if truth is None else measure(result.star, truth, particles, pixel_size_A=pixel_size_A)
-    page = run_report(out / "report.html", result, truth=truth, evaluation=measured)
     for notice in result.notices:
         console.note(f"note: {notice}")
     figures: dict[str, Any] = result.summary()

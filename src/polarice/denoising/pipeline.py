@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -52,6 +52,7 @@ def denoise_stack(
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
+    finish: Callable[[DenoiseResult], None] | None = None,
 ) -> DenoiseResult:
     """Denoise a particle stack, file to file.
 
@@ -73,6 +74,9 @@ def denoise_stack(
         it had not been.
     progress : callable, optional
         Called with (stage, images done, images in all).
+    finish : callable, optional
+        Called with the result once that is written, by one process. What it does belongs to the run, which
+        counts as interrupted until it returns.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def denoise_stack(
     """
     settings, out = settings or DenoiseSettings(), Path(out)
     with workers() as team:
-        return _denoise(Path(particles), out, settings, overwrite, resume, progress, team)
+        return _denoise(Path(particles), out, settings, overwrite, resume, progress, finish, team)
 
 
 def _denoise(
@@ -95,6 +99,7 @@ def _denoise(
     overwrite: bool,
     resume: bool,
     progress: Progress | None,
+    finish: Callable[[DenoiseResult], None] | None,
     team: Workers,
 ) -> DenoiseResult:
     report = progress or (lambda stage, done, total: None)
@@ -184,6 +189,8 @@ def _denoise(
     if team.leads:
         with _kept_for_resume():
             _write(out, result, writer, runner, made)
+        if finish is not None:
+            finish(result)
         work.remove()
     return result
 

@@ -44,9 +44,10 @@ def class_report(path: str | Path, result: ClassifyResult) -> Path:
             Histogram("Probability", "of a particle’s class among all classes", result.probability),
             Histogram(
                 "Evidence",
-                "how much likelier a particle is of its class than of any view, natural logarithm",
+                "evidence",
                 result.evidence,
-                "Particles far below the others show something else, or nothing.",
+                "How much likelier a particle is of its class than of any view, natural logarithm. Particles "
+                "far below the others show something else, or nothing.",
             ),
         ),
         timings=tuple(StageTime(stage, seconds) for stage, seconds in result.seconds.items()),

@@ -17,11 +17,14 @@ __all__ = [
     "AngleProfile",
     "AttentionMap",
     "Chapter",
+    "ClassTile",
+    "Comparison",
     "FileWritten",
     "Floats",
     "Gallery",
     "GalleryRow",
     "GuardCheck",
+    "Heading",
     "Histogram",
     "KeyFigure",
     "Neighbour",
@@ -31,6 +34,7 @@ __all__ = [
     "RadialCurves",
     "ReportContent",
     "StageTime",
+    "ViewMap",
 ]
 
 Floats = NDArray[np.floating]
@@ -60,7 +64,7 @@ class Notice:
     """Something that the reader must know before believing the rest."""
 
     text: str
-    level: Literal["note", "warning"] = "warning"
+    level: Literal["good", "note", "warning"] = "warning"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,34 @@ class Gallery:
 
     columns: tuple[str, ...]
     rows: tuple[GalleryRow, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Many particles before and after, to be compared under a slider.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the particles, such as "row 12".
+    before, after : array, shape (n, y, x)
+        In one grey range each.
+    before_name, after_name : str
+    note : str
+        Which particles these are.
+    share : array, shape (n,), optional
+        Between 0 and 1, by which the particles can be put in order.
+    share_name : str
+    """
+
+    names: tuple[str, ...]
+    before: Floats
+    after: Floats
+    before_name: str = "before"
+    after_name: str = "after"
+    note: str = ""
+    share: Floats | None = None
+    share_name: str = "confidence"
 
 
 @dataclass(frozen=True)
@@ -165,6 +197,36 @@ class AttentionMap:
 
 
 @dataclass(frozen=True)
+class ViewMap:
+    """Particles in the plane, those that look alike close together.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the points.
+    position : array, shape (n, 2)
+        Within -1 and 1.
+    share : array, shape (n,)
+        Between 0 and 1, for the colours.
+    pinned : tuple of int
+        Points whose images are shown; the first is number 1, as among the classes.
+    images : tuple of array, shape (y, x)
+        Theirs.
+    note : str
+        Which particles these are.
+    share_name : str
+    """
+
+    names: tuple[str, ...]
+    position: Floats
+    share: Floats
+    pinned: tuple[int, ...] = ()
+    images: tuple[Floats, ...] = ()
+    note: str = ""
+    share_name: str = "confidence"
+
+
+@dataclass(frozen=True)
 class AngleProfile:
     """Attention of one query to some neighbours as a function of the in-plane angle.
 
@@ -211,6 +273,8 @@ class RadialCurves:
         Between what, in words.
     power : tuple of RadialCurve
         Mean power in each ring.
+    power_note : str
+        How to read it.
     """
 
     box: int
@@ -220,6 +284,7 @@ class RadialCurves:
     frc: tuple[RadialCurve, ...] = ()
     frc_reference: str = "the truth"
     power: tuple[RadialCurve, ...] = ()
+    power_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -335,6 +400,13 @@ DENOISED_WITH = Heading(
 )
 
 
+CLASSES = Heading(
+    "Classes",
+    "Averages of the particles of each class, turned and moved upon each other; the largest class first. "
+    "Where there are two, original pixels above, denoised ones below.",
+)
+
+
 @dataclass(frozen=True)
 class ReportContent:
     """Everything on the page; a section whose data is None or empty is left out.
@@ -354,11 +426,14 @@ class ReportContent:
     provenance: str = ""
     key_figures: tuple[KeyFigure, ...] = ()
     notices: tuple[Notice, ...] = ()
+    comparison: Comparison | None = None
     gallery: Gallery | None = None
     neighbourhoods: tuple[Neighbourhood, ...] = ()
     attention: AttentionMap | None = None
     angle_profiles: tuple[AngleProfile, ...] = ()
     radial: RadialCurves | None = None
+    spectra: RadialCurves | None = None
+    optics: tuple[Histogram, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     guard: GuardCheck | None = None
     timings: tuple[StageTime, ...] = ()
@@ -366,5 +441,7 @@ class ReportContent:
     configuration: Mapping[str, object] | None = None
     classes: tuple[ClassTile, ...] = ()
     chapters: tuple[Chapter, ...] = ()
+    view_map: ViewMap | None = None
     gallery_heading: Heading = BEFORE_AND_AFTER
     neighbours_heading: Heading = DENOISED_WITH
+    classes_heading: Heading = CLASSES

@@ -18,9 +18,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from PIL import Image
 
 from ..files import whole
 from ..imaging import fourier_resample
@@ -80,22 +80,26 @@ def grey_range(images: Floats) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
 
 
-def grey_png(image: Floats, low: float, high: float) -> bytes:
-    """Draw an image in grey; large ones are Fourier-cropped, small ones are given larger pixels.
+def grey_png(image: Floats, low: float, high: float, *, enlarged: bool = True) -> bytes:
+    """Draw an image in grey; large ones are Fourier-cropped.
 
     Parameters
     ----------
     image : array, shape (L, L)
     low, high : float
         Grey values of black and white.
+    enlarged : bool
+        Give small images larger pixels, so that these can be told apart.
     """
     if image.shape[-1] > LARGEST_SIDE_PX:
         image = fourier_resample(torch.as_tensor(image).float(), LARGEST_SIDE_PX).numpy()
-    # Whole multiples, so that the browser never has to make some pixels wider than others.
-    factor = -(-SMALLEST_PNG_PX // image.shape[-1])
+    shade = (np.clip((np.asarray(image) - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    if enlarged:
+        # Whole multiples, so that the browser never has to make some pixels wider than others.
+        factor = -(-SMALLEST_PNG_PX // image.shape[-1])
+        shade = shade.repeat(factor, 0).repeat(factor, 1)
     buffer = io.BytesIO()
-    enlarged = np.asarray(image).repeat(factor, 0).repeat(factor, 1)
-    imsave(buffer, enlarged, vmin=low, vmax=high, cmap="gray", format="png")
+    Image.fromarray(shade).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 
@@ -150,6 +154,9 @@ def power_chart(radial: RadialCurves) -> Chart:
     def draw(axes: Axes, theme: Theme) -> None:
         _radial(axes, theme, radial, radial.power)
         axes.set_yscale("log")
+        # Plain numbers: powers of ten would need fonts for formulas.
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylabel("power")
 
     return _chart(draw)

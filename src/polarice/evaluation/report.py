@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.resources import files
 from pathlib import Path
 
 from ..errors import DiskError
 from ..files import whole
 from .content import ReportContent
-from .sections import Section, sections, text
+from .fragments import text
+from .sections import Section, sections
 
 __all__ = ["report_html", "write_report"]
 
-# The page may show what it carries and nothing else: no script, no font, no picture from elsewhere.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# The page may show what it carries and nothing else: no font, no picture, no script from elsewhere.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}"
 
 
 def write_report(path: str | Path, content: ReportContent) -> Path:
@@ -49,23 +52,37 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
 def report_html(content: ReportContent) -> str:
     """Build the page; see `write_report`."""
     found = sections(content)
-    style = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    style = _asset("report.css")
+    script, allowed = _script() if content.comparison else ("", "'none'")
+    policy = POLICY.format(allowed)
     footer = f"<footer>{text(content.provenance)}</footer>" if content.provenance else ""
     return (
         "<!DOCTYPE html>\n"
         '<html lang="en" xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8" />'
-        f'<meta http-equiv="Content-Security-Policy" content="{text(POLICY)}" />'
+        f'<meta http-equiv="Content-Security-Policy" content="{text(policy)}" />'
         '<meta name="viewport" content="width=device-width, initial-scale=1" />'
         '<meta name="color-scheme" content="light dark" />'
         f"<title>{text(content.title)}</title><style>{style}</style></head>\n<body><header>"
         f"<h1>{text(content.title)}</h1><p>{text(content.summary)}</p></header>\n<main>"
         f"{_notices(content)}{_key_figures(content)}{_contents(found)}"
-        f"{''.join(_section(*each) for each in found)}</main>\n{footer}</body></html>\n"
+        f"{''.join(_section(*each) for each in found)}</main>\n{footer}{script}</body></html>\n"
     )
 
 
+def _script() -> tuple[str, str]:
+    """The page's script, and by what its policy knows it."""
+    # For readers of XML what is between the tags is no markup.
+    words = f"//<![CDATA[\n{_asset('report.js')}//]]>"
+    digest = base64.b64encode(hashlib.sha256(words.encode()).digest()).decode()
+    return f"<script>{words}</script>", f"'sha256-{digest}'"
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
 def _notices(content: ReportContent) -> str:
-    words = {"warning": "Take care", "note": "Note"}
+    words = {"good": "Good", "warning": "Take care", "note": "Note"}
     return "".join(
         f'<p class="notice {text(notice.level)}" role="note"><b>{words[notice.level]}</b> '
         f"{text(notice.text)}</p>"

@@ -7,42 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..denoising import (
-    DenoiseResult,
-    SetDenoiser,
-    agreement_columns,
-    confidence,
-    effective_neighbours,
-)
-from ..neighbours import NOBODY
+from .. import __version__
+from ..denoising import DenoiseResult, agreement_columns, confidence, effective_neighbours
 from ..particles import ParticleStack
 from .content import (
-    AngleProfile,
-    AttentionMap,
     FileWritten,
-    Gallery,
-    GalleryRow,
     Histogram,
     KeyFigure,
-    Neighbour,
-    Neighbourhood,
     Notice,
     ReportContent,
     StageTime,
 )
 from .figures import gallery_picture
+from .fragments import duration
 from .noise_check import noise_check
 from .report import write_report
-from .seen import LOW_PASS_A, bright, low_pass, model_images
+from .run_graph import VIEWS, angle_profiles, attention, neighbourhoods, views
+from .run_images import STEPS, compare, optics, spectra, steps
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = ["run_report"]
 
 _SHOWN = 12
-_NEIGHBOURHOODS = 3
+# A lower confidence is as good as none; and the share of particles with it that is worth a warning.
+_ALONE, _MANY = 0.1, 0.2
 
 
 def run_report(
@@ -84,19 +73,28 @@ def run_report(
         f"{len(source):,} particles of {result.source.name} were denoised, {how}, "
         f"by {Path(result.settings.model).stem}."
     )
-    gallery = _gallery(result, source, denoised, clean, rows, beside or {})
+    gallery = steps(result, source, denoised, clean, rows, beside or {})
     if picture is not None:
         gallery_picture(picture, gallery)
+    classes, view_map = views(result, source, denoised)
     content = ReportContent(
         title=f"Denoised particles: {result.source.name}",
         summary=summary,
-        key_figures=(*(evaluation_figures(evaluation) if evaluation else ()), *_key_figures(result)),
-        notices=tuple(Notice(text, "note") for text in result.notices),
+        provenance=f"polarice {__version__}",
+        key_figures=(*(evaluation_figures(evaluation) if evaluation else ()), *_key_figures(result, source)),
+        notices=(*verdict(result), *(Notice(text, "note") for text in result.notices)),
+        comparison=compare(result, source, denoised),
         gallery=gallery,
-        neighbourhoods=_neighbourhoods(result, source, denoised),
-        attention=_attention(result, source),
-        angle_profiles=_angle_profiles(result, source),
+        gallery_heading=STEPS,
+        classes=classes,
+        classes_heading=VIEWS,
+        view_map=view_map,
+        neighbourhoods=neighbourhoods(result, source, denoised),
+        attention=attention(result),
+        angle_profiles=angle_profiles(result, source),
         radial=evaluation_curves(evaluation) if evaluation else None,
+        spectra=spectra(result, source, denoised),
+        optics=optics(source),
         histograms=_histograms(result),
         guard=noise_check(result, source, denoised),
         timings=tuple(StageTime(stage, seconds) for stage, seconds in result.seconds.items()),
@@ -106,21 +104,32 @@ def run_report(
     return write_report(path, content)
 
 
-def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
+def _key_figures(result: DenoiseResult, source: ParticleStack) -> tuple[KeyFigure, ...]:
     count, seconds = len(result.found.statistics), sum(result.seconds.values())
     found = "found in the stack" if result.found.contrast is not None else "assumed"
+    preprocessor = result.preprocessor
+    flipped = "phases flipped, " if preprocessor.phase_flip else ""
     figures = [
         KeyFigure("Particles", f"{count:,}", f"{count / seconds:.0f} a second, file to file"),
+        KeyFigure("Time", duration(seconds), "file to file, without this page"),
+        KeyFigure(
+            "Images",
+            f"{source.box} px",
+            f"{flipped}{source.pixel_size_A:.3g} Å/px",
+        ),
         KeyFigure(
             "Contrast",
-            f"{result.preprocessor.contrast} protein",
-            found if result.settings.contrast is None else "as given",
+            preprocessor.contrast,
+            f"protein, {found if result.settings.contrast is None else 'as given'}",
         ),
     ]
     if result.weights is not None:
-        taken = result.weights.sum(1).mean()
+        taken, sure = result.weights.sum(1), confidence(result.weights, result.probability)
         equal = effective_neighbours(result.weights).mean()
-        figures.append(KeyFigure("Taken from neighbours", f"{taken:.0%}", "mean over particles"))
+        figures.append(KeyFigure("Taken from neighbours", f"{taken.mean():.0%}", "mean over particles"))
+        figures.append(
+            KeyFigure("Confidence", f"{sure.mean():.2f}", "the same, from neighbours of one view; mean")
+        )
         figures.append(
             KeyFigure(
                 "Effective neighbours", f"{equal:.1f}", "as many with equal weights would count the same"
@@ -129,127 +138,38 @@ def _key_figures(result: DenoiseResult) -> tuple[KeyFigure, ...]:
     return tuple(figures)
 
 
-def _gallery(
-    result: DenoiseResult,
-    source: ParticleStack,
-    denoised: ParticleStack,
-    clean: ParticleStack | None,
-    rows: np.ndarray,
-    beside: Mapping[str, Path],
-) -> Gallery:
-    seen = model_images(result, source, rows)
-    pixel = result.preprocessor.model_pixel_size_A
-    clearer = low_pass(seen, pixel).numpy()
-    flipped = ", phases flipped" if result.preprocessor.phase_flip else ""
-    shown = bright(result, denoised, rows)
-    grey = (float(np.quantile(shown, 0.001)), float(np.quantile(shown, 0.999)))
-    table = [
-        GalleryRow("As they came", "in the file's own grey scale", source.images(rows)),
-        GalleryRow(
-            "Low-passed",
-            f"what the network sees: protein bright{flipped}; blurred to {LOW_PASS_A:.0f} Å",
-            clearer,
-        ),
-    ]
-    for name, star in beside.items():
-        images = bright(result, ParticleStack.open(star), rows)
-        table.append(GalleryRow(name, "in the grey range of the next row", images, grey))
-    table.append(
-        GalleryRow(
-            f"Denoised by {Path(result.settings.model).stem}",
-            "protein bright, in units of the noise",
-            shown,
-            grey,
-        )
-    )
-    if clean is not None:
-        images = bright(result, clean, rows)
-        table.append(GalleryRow("Truth", "the noiseless images, in the same grey range", images, grey))
-    return Gallery(tuple(f"row {row + 1}" for row in rows), tuple(table))
-
-
-def turned(images: Tensor, angles_deg: Tensor) -> Tensor:
-    """Images (n, y, x) turned about the origin pixel, from x towards y."""
-    size = images.shape[-1]
-    angle = torch.deg2rad(angles_deg)
-    axis = torch.arange(size, dtype=images.dtype) - size // 2
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    # A turned image takes each pixel from where the inverse turn leads.
-    from_x, from_y = cos * x + sin * y, -sin * x + cos * y
-    place = (torch.stack([from_x, from_y], -1) + size // 2) * 2 / (size - 1) - 1
-    turned = torch.nn.functional.grid_sample(images[:, None], place, mode="bicubic", align_corners=True)
-    return turned[:, 0]
-
-
-def _chosen(result: DenoiseResult) -> np.ndarray:
-    """Rows whose neighbours are shown: of high, middling and low confidence."""
-    assert result.weights is not None
-    order = np.argsort(-effective_neighbours(result.weights), kind="stable")
-    return order[[int(f * (len(order) - 1)) for f in np.linspace(0.1, 0.9, _NEIGHBOURHOODS)]]
-
-
-def _neighbourhoods(
-    result: DenoiseResult, source: ParticleStack, denoised: ParticleStack
-) -> tuple[Neighbourhood, ...]:
-    if result.neighbours is None or result.weights is None or result.angles_deg is None:
-        return ()
-    pixel = result.preprocessor.model_pixel_size_A
-    found = []
-    for row in _chosen(result):
-        places = np.flatnonzero(result.neighbours[row] != NOBODY)
-        places = places[np.argsort(-result.weights[row, places], kind="stable")][:8]
-        partners = result.neighbours[row, places]
-        angles = result.angles_deg[row, places]
-        aligned = turned(model_images(result, source, partners), torch.from_numpy(angles))
-        views = low_pass(aligned, pixel).numpy()
-        query = low_pass(model_images(result, source, np.array([row])), pixel)[0].numpy()
-        found.append(
-            Neighbourhood(
-                f"row {row + 1}",
-                query,
-                tuple(
-                    Neighbour(f"row {p + 1}", view, float(angle), float(result.weights[row, place]))
-                    for p, view, angle, place in zip(partners, views, angles, places, strict=True)
-                ),
-                bright(result, denoised, np.array([row]))[0],
-                f"low-passed to {LOW_PASS_A:.0f} Å for the eye",
-            )
-        )
-    return tuple(found)
-
-
-def _attention(result: DenoiseResult, source: ParticleStack) -> AttentionMap | None:
-    if result.neighbours is None or result.weights is None:
-        return None
-    members = _family(result)
-    weights = np.zeros((len(members), len(members)))
-    for i, row in enumerate(members):
-        for j, other in enumerate(members):
-            weights[i, j] = result.weights[row, result.neighbours[row] == other].sum()
-    note = "a particle and its neighbours: how much each (row) took from each other (column)"
-    return AttentionMap(weights, note=note)
-
-
-def _family(result: DenoiseResult) -> np.ndarray:
-    assert result.neighbours is not None
-    row = int(_chosen(result)[0])
-    partners = result.neighbours[row]
-    return np.concatenate([[row], partners[partners != NOBODY]])
-
-
-def _angle_profiles(result: DenoiseResult, source: ParticleStack) -> tuple[AngleProfile, ...]:
-    """Attention over the angle for one particle and its family, from a fresh look at that set."""
+def verdict(result: DenoiseResult) -> tuple[Notice, ...]:
+    """What the confidences say of the run as a whole."""
     if result.weights is None:
         return ()
-    members = _family(result)[:17]
-    denoiser = SetDenoiser(result.settings.model, "cpu")
-    coefficients = denoiser(model_images(result, source, members)[None]).attention[0, 0]
-    best = torch.argsort(coefficients.sum(-1), descending=True)[:4]
-    angles = np.arange(coefficients.shape[-1]) * 360 / coefficients.shape[-1]
-    names = tuple(f"row {members[int(i)] + 1}" for i in best)
-    label = f"row {members[0] + 1} and the four that it took most from"
-    return (AngleProfile(label, angles, coefficients[best].numpy(), names),)
+    sure = confidence(result.weights, result.probability)
+    taken, mean = float(result.weights.sum(1).mean()), float(sure.mean())
+    alone = float((sure < _ALONE).mean())
+    if taken < _ALONE:
+        words = (
+            f"Hardly anything came from neighbours ({taken:.0%}): the particles were denoised nearly alone. "
+            "Empty picks, a wrong contrast, too few particles or too much noise do this."
+        )
+        return (Notice(words),)
+    if mean < _ALONE:
+        words = (
+            f"On the mean {taken:.0%} of an image comes from others, but nothing in the stack says that "
+            f"these show the same view (confidence {mean:.2f}). What is to be seen may be what all particles "
+            "share. Particles that look alike from all sides, empty picks or too much noise do this."
+        )
+        return (Notice(words),)
+    if alone > _MANY:
+        words = (
+            f"{alone:.0%} of the particles found hardly any neighbour of their view (confidence below "
+            f"{_ALONE:g}): rare views, junk or empty picks. What they show rests on the network, and on "
+            "particles of other views."
+        )
+        return (Notice(words),)
+    words = (
+        f"{1 - alone:.0%} of the particles found neighbours of their view; on the mean {mean:.0%} of an "
+        "image comes from them."
+    )
+    return (Notice(words, "good"),)
 
 
 def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
@@ -258,13 +178,16 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
     return (
         Histogram(
             "Effective neighbours",
-            "neighbours with equal weights that would count the same",
+            "effective neighbours",
             effective_neighbours(result.weights),
+            "How many with equal weights would count the same.",
         ),
         Histogram(
             "Confidence",
-            "share that comes from neighbours of the same view, as likely as they are",
+            "confidence",
             confidence(result.weights, result.probability),
+            "Share of an image that comes from neighbours of the same view, as likely as they are. Far to "
+            "the left lie particles that found nobody of their view.",
         ),
         *_agreement(result),
     )

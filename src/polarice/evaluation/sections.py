@@ -5,19 +5,16 @@ Every fragment is well-formed XML too, and everything that came from outside pas
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from . import figures
+from .compare import comparison
 from .content import (
     AttentionMap,
     Chapter,
-    ClassTile,
-    Floats,
     Gallery,
     GuardCheck,
     Histogram,
@@ -25,8 +22,10 @@ from .content import (
     RadialCurves,
     ReportContent,
 )
+from .fragments import chart, charts, duration, number, paragraph, picture, text
+from .view_map import view_map
 
-__all__ = ["Section", "duration", "number", "sections", "text"]
+__all__ = ["Section", "sections"]
 
 # Anchor, heading, body.
 Section = tuple[str, str, str]
@@ -35,11 +34,14 @@ Section = tuple[str, str, str]
 def sections(content: ReportContent) -> list[Section]:
     """All sections that have something to say, in the order of the page."""
     found = [
+        ("compare", "Before and after", comparison(content.comparison) if content.comparison else ""),
+        ("classes", content.classes_heading.title, _classes(content)),
+        ("map", "Which particles look alike", view_map(content.view_map) if content.view_map else ""),
         ("images", content.gallery_heading.title, _images(content)),
-        ("classes", "Classes", _classes(content.classes)),
         ("neighbours", content.neighbours_heading.title, _neighbourhoods(content)),
         ("attention", "Attention between images", _attention(content)),
         ("frequencies", "Down to which detail", _radial(content.radial) if content.radial else ""),
+        ("spectra", "Spectra and optics", _spectra(content)),
         ("confidence", "How far to trust each particle", _histograms(content.histograms)),
         ("guard", "What pure noise turns into", _guard(content.guard) if content.guard else ""),
         *((each.anchor, each.heading.title, _chapter(each)) for each in content.chapters),
@@ -50,55 +52,10 @@ def sections(content: ReportContent) -> list[Section]:
     return [(anchor, heading, body) for anchor, heading, body in found if body]
 
 
-def text(value: object) -> str:
-    """Escape anything for use as HTML text or as an attribute's value."""
-    return html.escape(str(value))
-
-
-def number(value: float, format_spec: str = ".3g") -> str:
-    """Format a number with a true minus sign."""
-    return format(value, format_spec).replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "0.4 s", "3 min 12 s", "2 h 05 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _image(image: Floats, low: float, high: float, alt: str) -> str:
-    uri = _data_uri(figures.grey_png(image, low, high))
-    return f'<img class="particle" src="{uri}" alt="{text(alt)}" />'
-
-
-def _chart(chart: figures.Chart, caption: str, alt: str) -> str:
-    size = f'width="{chart.width_px}" height="{chart.height_px}"'
-    return (
-        '<figure class="chart"><picture>'
-        '<source media="screen and (prefers-color-scheme: dark)"'
-        f' srcset="{_data_uri(chart.dark)}" />'
-        f'<img src="{_data_uri(chart.light)}" alt="{text(alt)}" {size} />'
-        f"</picture><figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _paragraph(body: str) -> str:
-    return f"<p>{body}</p>" if body else ""
-
-
 def _images(content: ReportContent) -> str:
     if content.gallery is None:
         return ""
-    return _paragraph(content.gallery_heading.lead) + _gallery(content.gallery)
+    return paragraph(content.gallery_heading.lead) + _gallery(content.gallery)
 
 
 def _gallery(gallery: Gallery) -> str:
@@ -110,7 +67,7 @@ def _gallery(gallery: Gallery) -> str:
             f'<span class="range">grey {number(low)} to {number(high)}</span></div>'
         )
         cells += [
-            _image(image, low, high, f"{row.label}, {column}")
+            picture(image, low, high, f"{row.label}, {column}")
             for column, image in zip(gallery.columns, row.images, strict=True)
         ]
     cells += [f'<div class="colname">{text(column)}</div>' for column in gallery.columns]
@@ -118,26 +75,24 @@ def _gallery(gallery: Gallery) -> str:
     return f'<div class="scroll"><div class="gallery" style="{columns}">{"".join(cells)}</div></div>'
 
 
-def _classes(classes: tuple[ClassTile, ...]) -> str:
-    if not classes:
+def _classes(content: ReportContent) -> str:
+    if not content.classes:
         return ""
-    both = len(classes[0].images) > 1
-    lead = (
-        "Averages of the particles of each class, turned and moved upon each other; the largest class first."
-        + (" Above, original pixels; below, denoised ones." if both else "")
-    )
     tiles = []
-    for one in classes:
-        images = "".join(_image(image, *figures.grey_range(image), one.label) for image in one.images)
-        tiles.append(f'<div class="tile">{images}<b>{text(one.label)}</b><span>{text(one.note)}</span></div>')
-    return _paragraph(lead) + f'<div class="classes">{"".join(tiles)}</div>'
+    for number_, one in enumerate(content.classes):
+        images = "".join(picture(image, *figures.grey_range(image), one.label) for image in one.images)
+        tiles.append(
+            f'<div class="tile" id="class-{number_ + 1}">{images}<b>{text(one.label)}</b>'
+            f"<span>{text(one.note)}</span></div>"
+        )
+    return paragraph(content.classes_heading.lead) + f'<div class="classes">{"".join(tiles)}</div>'
 
 
 def _neighbourhoods(content: ReportContent) -> str:
     if not content.neighbourhoods:
         return ""
     shown = "".join(_neighbourhood(each) for each in content.neighbourhoods)
-    return _paragraph(content.neighbours_heading.lead) + shown
+    return paragraph(content.neighbours_heading.lead) + shown
 
 
 def _neighbourhood(one: Neighbourhood) -> str:
@@ -145,7 +100,7 @@ def _neighbourhood(one: Neighbourhood) -> str:
     low, high = figures.grey_range(raw)
     largest = max((neighbour.weight for neighbour in one.neighbours), default=1.0) or 1.0
     own = (
-        f'<div class="tile own">{_image(one.query, low, high, f"{one.label}, as it came")}'
+        f'<div class="tile own">{picture(one.query, low, high, f"{one.label}, as it came")}'
         f"<b>{text(one.label)}</b><span>as it came</span></div>"
     )
     strip = []
@@ -153,14 +108,14 @@ def _neighbourhood(one: Neighbourhood) -> str:
         angle = (neighbour.angle_deg + 180) % 360 - 180
         alt = f"{neighbour.label}, turned by {angle:.0f} degrees"
         strip.append(
-            f'<div class="tile">{_image(neighbour.image, low, high, alt)}'
+            f'<div class="tile">{picture(neighbour.image, low, high, alt)}'
             f'<i class="bar" style="--share:{100 * neighbour.weight / largest:.1f}%"></i>'
             f"<b>{number(angle, '+.0f')}°</b><span>{neighbour.weight:.1%}</span>"
             f'<span class="who">{text(neighbour.label)}</span></div>'
         )
     low, high = figures.grey_range(one.denoised)
     out = (
-        f'<div class="tile out">{_image(one.denoised, low, high, f"{one.label}, {one.outcome}")}'
+        f'<div class="tile out">{picture(one.denoised, low, high, f"{one.label}, {one.outcome}")}'
         f"<b>{text(one.outcome)}</b></div>"
     )
     note = f'<p class="aside">{text(one.note)}</p>' if one.note else ""
@@ -168,69 +123,71 @@ def _neighbourhood(one: Neighbourhood) -> str:
 
 
 def _attention(content: ReportContent) -> str:
-    charts = []
+    drawn = []
     if content.attention is not None:
-        charts.append(_attention_map(content.attention))
+        drawn.append(_attention_map(content.attention))
     for profile in content.angle_profiles:
         caption = (
             f"<b>{text(profile.label)}: attention by in-plane angle.</b> One sharp peak means that the "
             "rotation was found; a flat curve means that it was not."
         )
-        charts.append(_chart(figures.angle_chart(profile), caption, f"Attention by angle, {profile.label}"))
-    return _charts(charts)
+        drawn.append(chart(figures.angle_chart(profile), caption, f"Attention by angle, {profile.label}"))
+    return charts(drawn)
 
 
 def _attention_map(attention: AttentionMap) -> str:
     caption = (
-        f"<b>Who attended to whom.</b> {text(attention.note)} Each row is one particle, each column an image "
-        "it could attend to; the darker or, on a dark page, the brighter, the larger its share, summed "
+        f"<b>Who attended to whom.</b> {text(attention.note)}. Each row is one particle, each column an "
+        "image it could attend to; the darker or, on a dark page, the brighter, the larger its share, summed "
         "over all in-plane angles."
     )
-    return _chart(figures.attention_chart(attention), caption, "Attention weights as a heat map")
+    return chart(figures.attention_chart(attention), caption, "Attention weights as a heat map")
 
 
 def _radial(radial: RadialCurves) -> str:
-    charts = []
+    drawn = []
     if radial.gain:
         caption = (
             f"<b>Amplitude kept</b>, relative to {text(radial.gain_reference)}. At 1 nothing is damped; "
             "where the curve falls, detail of that size has been smoothed away."
         )
-        charts.append(_chart(figures.gain_chart(radial), caption, "Amplitude kept against resolution"))
+        drawn.append(chart(figures.gain_chart(radial), caption, "Amplitude kept against resolution"))
     if radial.frc:
         caption = (
             f"<b>Fourier ring correlation</b> with {text(radial.frc_reference)}. 1 is perfect agreement "
             "at that resolution, 0 none; the dashed line marks one half."
         )
-        charts.append(_chart(figures.frc_chart(radial), caption, "Ring correlation against resolution"))
+        drawn.append(chart(figures.frc_chart(radial), caption, "Ring correlation against resolution"))
     if radial.power:
-        caption = "<b>Power spectrum</b>, averaged over rings and particles, on a logarithmic scale."
-        charts.append(_chart(figures.power_chart(radial), caption, "Power against resolution"))
-    return _charts(charts)
+        caption = "<b>Power spectrum</b>, averaged over rings and particles, on a logarithmic scale. " + text(
+            radial.power_note
+        )
+        drawn.append(chart(figures.power_chart(radial), caption, "Power against resolution"))
+    return charts(drawn)
+
+
+def _spectra(content: ReportContent) -> str:
+    spectra = "" if content.spectra is None else _radial(content.spectra)
+    return spectra + _histograms(content.optics)
 
 
 def _histograms(histograms: tuple[Histogram, ...]) -> str:
-    return _charts(
+    return charts(
         [
-            _chart(figures.histogram_chart(each), f"<b>{text(each.title)}.</b> {text(each.note)}", each.title)
+            chart(figures.histogram_chart(each), f"<b>{text(each.title)}.</b> {text(each.note)}", each.title)
             for each in histograms
         ]
     )
 
 
-def _charts(charts: list[str]) -> str:
-    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
-
-
 def _guard(guard: GuardCheck) -> str:
     lead = (
-        "Noise with the spectrum of what surrounds the particles (in crowded boxes, of neighbours too) went "
-        "through the same network. "
+        "Noise like the stack's own, with no particle in it, went through the same network. "
         f"It kept <b>{guard.noise_energy:.2%}</b> of its energy; the particles kept "
         f"<b>{guard.particle_energy:.2%}</b> of theirs. A denoiser that draws proteins into noise would "
         "show here; <code>polarice guard</code> looks for more."
     )
-    return _paragraph(lead) + (_gallery(guard.gallery) if guard.gallery else "")
+    return paragraph(lead) + (_gallery(guard.gallery) if guard.gallery else "")
 
 
 def _chapter(chapter: Chapter) -> str:

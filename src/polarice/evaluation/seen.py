@@ -11,7 +11,7 @@ from torch import Tensor
 from ..imaging import filter_images, frequency_grid
 from ..particles import ParticleStack, Preprocessor, StackScan
 
-__all__ = ["LOW_PASS_A", "Run", "bright", "low_pass", "model_images"]
+__all__ = ["LOW_PASS_A", "Run", "bright", "low_pass", "magnitudes", "model_images"]
 
 # What pages blur noisy images to.
 LOW_PASS_A = 20.0
@@ -36,6 +36,14 @@ def model_images(run: Run, source: ParticleStack, rows: np.ndarray) -> Tensor:
     known = run.preprocessor.ctf_known
     ctf = run.preprocessor.transfer(source.ctf(rows), statistics) if known else None
     return run.preprocessor.forward(images, ctf, statistics)
+
+
+def magnitudes(run: Run, source: ParticleStack, rows: np.ndarray) -> Tensor | None:
+    """What the signal in `model_images` has passed through, (n, y, x // 2 + 1); None where it is not known."""
+    if not run.preprocessor.ctf_known:
+        return None
+    transfer = run.preprocessor.transfer(source.ctf(rows), run.found.statistics[torch.from_numpy(rows)])
+    return None if transfer is None else transfer.abs()
 
 
 def bright(run: Run, stack: ParticleStack, rows: np.ndarray) -> np.ndarray:
