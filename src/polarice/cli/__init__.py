@@ -15,7 +15,7 @@ from ..errors import PolariceError
 from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .particles import convert, evaluate, info, simulate
-from .training import bank, models, train
+from .training import adapt, bank, models, train
 
 __all__ = ["app", "main"]
 
@@ -25,7 +25,7 @@ app = App(
     help="Joint denoising of cryo-EM particle images.",
     suppress_keyboard_interrupt=False,
 )
-for command in (info, convert, simulate, denoise, neighbours, classify, evaluate, demo, train, models):
+for command in (info, convert, simulate, denoise, neighbours, classify, evaluate, demo, train, adapt, models):
     app.command(command)
 for group in (bank, benchmark):
     app.command(group)

@@ -2,8 +2,9 @@
 
 Two things tell noise from signal. The CTF takes from the signal and not from the noise: over images with
 many defoci the power in a ring of frequency is a straight line in the squared CTF, and what is left where
-the CTF is zero is noise. And outside the inscribed circle there is little but noise, where particles are not
-crowded: noise is no more than what is seen there. A smooth curve reconciles the two.
+the CTF is zero is noise. And along the edge of the disc that images are masked with there is little but
+noise, unless particles are crowded: noise is no more than what is seen there. A smooth curve reconciles
+the two.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..imaging import frequency_grid, radius_grid
 
-__all__ = ["ctf_free_power", "noise_spectrum", "outer_power", "ring_means"]
+__all__ = ["ctf_free_power", "edge_power", "noise_spectrum", "ring_means"]
 
 # Rows that follow each other come from one micrograph: the error is what changes with blocks of rows.
 _BLOCKS = 8
@@ -27,9 +28,11 @@ _BLOCKS = 8
 _BEND, _FROM_WHITE = 0.15, 2.0
 # Of what is measured outside the particle.
 _OUTER_ERROR = 0.1
+# The edge: so many pixels of where the disc is whole, and where it is not, all but the last.
+_INNER_PX, _FAINTEST, _FEWEST_PAIRS = 1.5, 0.3, 20
 
 
-def noise_spectrum(images: Tensor, ctf: Tensor | None, mask: Tensor, whole: Tensor) -> Tensor:
+def noise_spectrum(images: Tensor, ctf: Tensor | None, mask: Tensor) -> Tensor:
     """Power of the noise on the half spectrum, 1 where it is as strong as white noise of variance 1.
 
     Parameters
@@ -40,15 +43,13 @@ def noise_spectrum(images: Tensor, ctf: Tensor | None, mask: Tensor, whole: Tens
         Magnitudes.
     mask : Tensor, shape (y, x)
         The disc that the images were multiplied by.
-    whole : Tensor, shape (n, y, x)
-        The same images before the disc.
 
     Returns
     -------
     Tensor, shape (y, x // 2 + 1)
     """
     box = images.shape[-1]
-    outer = outer_power(whole)[1:].numpy().clip(1e-2)
+    outer = edge_power(images, mask)[1:].numpy().clip(1e-2)
     count = len(outer)
     measured, error = np.ones(count), np.full(count, np.inf)
     crowded = False
@@ -129,22 +130,23 @@ def ctf_free_power(power: Tensor, passed: Tensor) -> tuple[NDArray[np.float64], 
     return intercept(rows), error
 
 
-def outer_power(images: Tensor) -> Tensor:
-    """Power spectrum (L // 2 + 1,), by rings, of what lies outside the inscribed circle of images (n, L, L).
+def edge_power(images: Tensor, mask: Tensor) -> Tensor:
+    """Power spectrum (L // 2 + 1,), by rings, of what images (n, L, L) show along the edge of their disc.
 
-    The spectrum of the mean product of pixels at each distance that occurs, which, unlike that of the
+    The spectrum of the mean product of pixels at each distance that occurs, which, unlike that of
     masked images, is not blurred by the mask.
     """
     box = images.shape[-1]
-    outside = (radius_grid(box) >= 0.42 * box).to(images)
+    distance = radius_grid(box)
+    inner = float(distance[mask > 0.999].max()) - _INNER_PX
+    edge = ((distance >= inner) & (mask > _FAINTEST)).to(images)
     side = 2 * box
-    products = torch.fft.irfft2(
-        torch.fft.rfft2(images * outside, s=(side, side)).abs().square().mean(0), s=(side, side)
-    )
-    pairs = torch.fft.irfft2(torch.fft.rfft2(outside, s=(side, side)).abs().square(), s=(side, side))
-    covariance = torch.where(pairs > 20, products / pairs.clamp_min(1), 0)
+    shown = images * edge / mask.clamp_min(_FAINTEST)
+    products = torch.fft.irfft2(torch.fft.rfft2(shown, s=(side, side)).abs().square().mean(0), s=(side, side))
+    pairs = torch.fft.irfft2(torch.fft.rfft2(edge, s=(side, side)).abs().square(), s=(side, side))
+    covariance = torch.where(pairs > _FEWEST_PAIRS, products / pairs.clamp_min(1), 0)
     # Gently to nothing at the largest distance that is kept.
     axis = torch.fft.fftfreq(side) * side
-    distance = torch.hypot(axis[:, None], axis[None])
-    covariance = covariance * (0.5 + 0.5 * torch.cos(math.pi * (distance / box).clamp(max=1)))
+    apart = torch.hypot(axis[:, None], axis[None]) / box
+    covariance = covariance * (0.5 + 0.5 * torch.cos(math.pi * apart.clamp(max=1)))
     return ring_means(torch.fft.rfft2(covariance).real[::2, ::2])

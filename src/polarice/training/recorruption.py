@@ -2,9 +2,9 @@
 
 An image with Gaussian noise of known covariance is made into two whose noise is independent: one with some
 of the same kind added, one with as much, turned around and scaled, taken away. What is denoised from the
-first predicts the second as well as it predicts the truth, but for a constant (T. Pang, H. Zheng, Y. Quan, H.
-Ji, Recorrupted-to-Recorrupted, CVPR 2021). A joint denoiser sees the first of every image of a set and predicts
-the second of each, so it may use all images of the set, and itself, as it likes.
+first predicts the second as well as it predicts the truth, but for a constant (T. Pang, H. Zheng, Y. Quan,
+H. Ji, Recorrupted-to-Recorrupted, CVPR 2021). A joint denoiser sees the first of every image of a set and
+predicts the second of each, so it may use all images of the set, and itself, as it likes.
 
 Both signs of what is added are taken together: the large part of the second image's noise, which has
 nothing to do with the denoiser, then takes itself away. As the amount goes to zero this becomes Stein's

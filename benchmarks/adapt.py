@@ -1,0 +1,223 @@
+"""Adaptation to a stack: true error before and after, where structure, noise and pixel size are unfamiliar.
+
+Three simulated stacks lie outside of what the shipped network was trained on: a particle that fills less
+of the box than any, with pink noise; one that fills more, with twice as much colour as ice gives (in
+logarithms); and a map of an experiment, with noise that falls as a detector's transfer function does. Then
+real pairs with independent noise: adapted to one stack's training particles, compared with the other stack
+on held-out ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polarice.denoising import DenoiseSettings, denoise_stack
+from polarice.evaluation import evaluate
+from polarice.imaging import filter_images, frequency_grid, soft_disc
+from polarice.models import read_card
+from polarice.particles import ParticleStack, ParticleWriter, scan
+from polarice.simulation import StructureBank, simulate
+from polarice.training import AdaptResult, AdaptSettings, adapt
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+BOX = 64
+
+
+def frequencies() -> Tensor:
+    """Cycles per box on the half spectrum."""
+    fy, fx = frequency_grid(BOX)
+    return BOX * torch.hypot(fy, fx)
+
+
+def ice_power(path: Path) -> Tensor:
+    """Power spectrum of ice between particles, the mean over rings."""
+    images = torch.from_numpy(ParticleStack.open(path, pixel_size_A=1.5).images(slice(None)))
+    images = images - images.mean((1, 2), keepdim=True)
+    power = torch.fft.rfft2(images / images.std((1, 2), keepdim=True)).abs().square().mean(0)
+    ring = frequencies().round().long()
+    sums = torch.zeros(int(ring.max()) + 1).index_add(0, ring.flatten(), power.flatten())
+    means = sums / torch.bincount(ring.flatten())
+    means[0] = means[1]
+    return means[ring.clamp(max=BOX // 2)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stack outside of what was trained on."""
+
+    name: str
+    source: Any
+    pixel_size_A: float | None
+    noise: Tensor
+
+
+def cases(data: Path) -> list[Case]:
+    """The three of the table."""
+    bank = StructureBank.load(data / "structures_test.npz")
+    small, large = (bank[bank.index(name)] for name in ("1FDO", "3NAL"))
+    ring = frequencies()
+    return [
+        Case(
+            "1FDO, 0.30 of the box, pink",
+            small,
+            small.diameter_A / (0.3 * BOX),
+            1 + (4 / ring.clamp(min=1)) ** 2,
+        ),
+        Case(
+            "3NAL, 0.93 of the box, ice²",
+            large,
+            large.diameter_A / (0.93 * BOX),
+            ice_power(data / "noise" / "ice_apoferritin_64.mrcs").square(),
+        ),
+        Case(
+            "experimental map, 5.8 Å, detector's MTF",
+            data / "maps" / "relion_locres_filtered_90.mrc",
+            None,
+            torch.exp(-2.5 * (ring / (BOX / 2)).square()) + 0.02,
+        ),
+    ]
+
+
+def coloured_stack(case: Case, out: Path, particles: int, snr: float) -> tuple[Path, Path]:
+    """Simulate a stack, and give its noise a colour; returns it and the truth."""
+    made = simulate(
+        case.source,
+        out,
+        particles=particles,
+        snr=snr,
+        ctf=True,
+        pixel_size_A=case.pixel_size_A,
+        max_shift_px=2.0,
+        seed=11,
+    )
+    stack = ParticleStack.open(made.particles)
+    everything = slice(None)
+    clean = torch.from_numpy(ParticleStack.open(made.clean).images(everything))
+    seen = filter_images(clean, stack.ctf(everything).evaluate(BOX, stack.pixel_size_A))
+    white = torch.from_numpy(stack.images(everything)) - seen
+    twice = torch.full_like(case.noise, 2.0)
+    twice[:, 0] = twice[:, -1] = 1
+    # The variance stays 1.
+    power = case.noise * twice.sum() / (case.noise * twice).sum()
+    with ParticleWriter(out, "coloured", box=BOX, pixel_size_A=stack.pixel_size_A, source=stack) as writer:
+        writer.append((seen + filter_images(white, power.sqrt())).numpy())
+    return writer.star_path, made.clean
+
+
+def denoised(particles: Path, out: Path, model: str | Path, neighbours: Path) -> Path:
+    """The stack denoised with the neighbours that adaptation has found, which do not depend on it."""
+    settings = DenoiseSettings(model=str(model), neighbours_from=neighbours)
+    return denoise_stack(particles, out, settings).star
+
+
+def told(result: AdaptResult) -> str:
+    """What the run itself has estimated."""
+    figures = read_card(result.weights).figures
+    difference, error = (figures[f"adapted_error_{name}"] for name in ("difference", "standard_error"))
+    return f"{difference:+.4f} ± {error:.4f}{'' if result.better else ', not kept'}"
+
+
+def simulated(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """True relative MSE of whole stacks before and after."""
+    print("| stack | noisy | shipped | adapted | change | the run's own estimate of the change | minutes |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    figures = []
+    for number, case in enumerate(cases(arguments.data)):
+        if number not in arguments.cases:
+            continue
+        base = folder / f"case-{number}"
+        particles, clean = coloured_stack(case, base / "simulated", arguments.particles, arguments.snr)
+        start = time.monotonic()
+        result = adapt(particles, base / "adapted", AdaptSettings(steps=arguments.steps))
+        minutes = (time.monotonic() - start) / 60
+        row: dict[str, Any] = {"stack": case.name, "minutes": minutes, "own": told(result)}
+        for name, model in (("shipped", "polar-transformer-64"), ("adapted", result.weights)):
+            star = denoised(particles, base / name, model, base / "adapted")
+            measured = evaluate(star, clean, particles)
+            row[name] = measured["denoised"]["relative_mse"]
+            row[f"{name}_scaled"] = measured["denoised"]["relative_mse_after_scaling"]
+            row["noisy"] = measured["noisy"]["relative_mse"]
+        figures.append(row)
+        change = row["adapted"] / row["shipped"] - 1
+        cells = f"{row['noisy']:.2f} | {row['shipped']:.4f} | {row['adapted']:.4f} | {change:+.1%}"
+        print(f"| {case.name} | {cells} | {row['own']} | {minutes:.1f} |", flush=True)
+    return figures
+
+
+def pairs(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Mean squared difference to the independent frame, of particles that were not learned from."""
+    rest, frame = (
+        arguments.data / "particles" / "apoferritin" / f"pair_{n}_64.star" for n in ("rest", "frame")
+    )
+    result = adapt(rest, folder / "adapted", AdaptSettings(steps=arguments.steps))
+    stack, other = ParticleStack.open(rest), ParticleStack.open(frame)
+    everything = slice(None)
+    disc = soft_disc(BOX, 75.0 / stack.pixel_size_A, 3.0).square()
+    measured, target = scan(stack, BOX).statistics, scan(other, BOX).statistics
+    transfer = stack.ctf(everything).evaluate(BOX, stack.pixel_size_A)
+    sight = torch.from_numpy(other.images(everything)) - target.background[:, None, None]
+    sight = sight / target.noise_sigma[:, None, None]
+    judges = torch.from_numpy(np.flatnonzero(result.held_out))
+    error = {}
+    for name, model in (("shipped", "polar-transformer-64"), ("adapted", result.weights)):
+        star = denoised(rest, folder / name, model, folder / "adapted")
+        images = torch.from_numpy(ParticleStack.open(star).images(everything))
+        images = (images - measured.background[:, None, None]) / measured.noise_sigma[:, None, None]
+        seen = filter_images(images, transfer)
+        # The frame's grey scale, from what was not held out.
+        seen_, sight_ = (np.delete(x.numpy(), judges, 0) for x in (seen * disc, sight))
+        scale = float((seen_ * sight_).sum() / (seen_ * np.delete(seen.numpy(), judges, 0)).sum())
+        error[name] = ((scale * seen - sight).square() * disc).sum((1, 2))[judges] / disc.sum()
+    nothing = (sight.square() * disc).sum((1, 2))[judges] / disc.sum()
+    change = error["adapted"] - error["shipped"]
+    figures = {
+        "held_out": len(judges),
+        "nothing": float(nothing.mean()),
+        "shipped": float(error["shipped"].mean()),
+        "adapted": float(error["adapted"].mean()),
+        "change": float(change.mean()),
+        "standard_error": float(change.std() / len(change) ** 0.5),
+        "own": told(result),
+    }
+    print(f"\napoferritin pairs: {len(judges)} held-out particles of {len(stack)}\n")
+    print("| empty image | shipped | adapted | change × 1000 | the run's own estimate |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| {figures['nothing']:.5f} | {figures['shipped']:.5f} | {figures['adapted']:.5f} "
+        f"| {1000 * figures['change']:+.3f} ± {1000 * figures['standard_error']:.3f} | {figures['own']} |",
+        flush=True,
+    )
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--particles", type=int, default=512)
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=75)
+    parser.add_argument("--cases", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--no-pairs", action="store_true")
+    parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        figures: dict[str, Any] = {"simulated": simulated(arguments, folder)}
+        if not arguments.no_pairs:
+            figures["pairs"] = pairs(arguments, folder / "pairs")
+    print("\n" + json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
