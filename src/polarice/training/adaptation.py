@@ -312,7 +312,8 @@ def _curves(path: Path, adapter: Adapter) -> Path:
         "held out, adapted": [(0.0, before), *held_out],
         "held out, as it was": [(0.0, before), (float(last * size), before)],
     }
-    return training_curves(path, errors, [(float(step * size), adapter.rate(step)) for step in range(last)])
+    rates = [(float(step * size), adapter.rate(step)) for step in range(last)]
+    return training_curves(path, errors, rates, logarithmic=False)
 
 
 def _notices(
