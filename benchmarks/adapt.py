@@ -142,7 +142,7 @@ def simulated(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any
         minutes = (time.monotonic() - start) / 60
         row: dict[str, Any] = {"stack": case.name, "minutes": minutes, "own": told(result)}
         for name, model in (("shipped", "polar-transformer-64"), ("adapted", result.weights)):
-            star = denoised(particles, base / name, model, base / "adapted")
+            star = denoised(particles, base / f"denoised-{name}", model, base / "adapted")
             measured = evaluate(star, clean, particles)
             row[name] = measured["denoised"]["relative_mse"]
             row[f"{name}_scaled"] = measured["denoised"]["relative_mse_after_scaling"]
@@ -170,7 +170,7 @@ def pairs(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     judges = torch.from_numpy(np.flatnonzero(result.held_out))
     error = {}
     for name, model in (("shipped", "polar-transformer-64"), ("adapted", result.weights)):
-        star = denoised(rest, folder / name, model, folder / "adapted")
+        star = denoised(rest, folder / f"denoised-{name}", model, folder / "adapted")
         images = torch.from_numpy(ParticleStack.open(star).images(everything))
         images = (images - measured.background[:, None, None]) / measured.noise_sigma[:, None, None]
         seen = filter_images(images, transfer)
