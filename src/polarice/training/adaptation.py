@@ -56,7 +56,7 @@ __all__ = ["AdaptResult", "AdaptSettings", "adapt"]
 
 _FEWEST = 128
 # An adaptation is kept if chance would look so good this rarely.
-_SIGNIFICANCE = 0.01
+_SIGNIFICANCE = 0.025
 _FILES = ("adapted.safetensors", "adapt.json", "curves.png", NEIGHBOUR_FILE, CHECKPOINT)
 
 

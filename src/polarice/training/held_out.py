@@ -12,7 +12,7 @@ from ..neighbours import NOBODY
 __all__ = ["Division", "hold_out"]
 
 _SHARE = 0.12
-_FEWEST_SETS, _MOST_SETS = 6, 24
+_FEWEST_SETS, _MOST_SETS = 8, 24
 
 
 class Division(NamedTuple):
