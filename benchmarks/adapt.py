@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polarice.denoising import DenoiseSettings, denoise_stack
+from polarice.denoising import DenoiseSettings, SetDenoiser, denoise_stack
 from polarice.evaluation import evaluate
 from polarice.imaging import filter_images, frequency_grid, move_images, soft_disc
 from polarice.models import read_card
 from polarice.neighbours import NOBODY
 from polarice.particles import ParticleStack, ParticleWriter, scan
 from polarice.simulation import StructureBank, simulate
-from polarice.stacks import NEIGHBOUR_FILE, NeighbourTable
+from polarice.stacks import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, PreparedStack
 from polarice.training import AdaptResult, AdaptSettings, adapt
+from polarice.training.held_out import hold_out
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BOX = 64
@@ -179,48 +180,55 @@ def simulated(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any
 
 
 def pairs(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Mean squared difference to the independent frame, of particles that were not learned from."""
-    rest, frame = (
-        arguments.data / "particles" / "apoferritin" / f"pair_{n}_64.star" for n in ("rest", "frame")
-    )
+    """Adapt to one stack of the pairs, and compare with the other."""
+    rest = arguments.data / "particles" / "apoferritin" / "pair_rest_64.star"
     result = adapt(rest, folder / "adapted", AdaptSettings(steps=arguments.steps))
-    stack, other = ParticleStack.open(rest), ParticleStack.open(frame)
-    everything = slice(None)
-    disc = soft_disc(BOX, 75.0 / stack.pixel_size_A, 3.0).square()
-    measured, target = scan(stack, BOX).statistics, scan(other, BOX).statistics
-    transfer = stack.ctf(everything).evaluate(BOX, stack.pixel_size_A)
-    sight = torch.from_numpy(other.images(everything)) - target.background[:, None, None]
-    sight = sight / target.noise_sigma[:, None, None]
-    judges = torch.from_numpy(np.flatnonzero(result.held_out))
-    error = {}
-    for name, model in (("shipped", "polar-transformer-64"), ("adapted", result.weights)):
-        star = denoised(rest, folder / f"denoised-{name}", model, folder / "adapted")
-        images = torch.from_numpy(ParticleStack.open(star).images(everything))
-        images = (images - measured.background[:, None, None]) / measured.noise_sigma[:, None, None]
-        seen = filter_images(images, transfer)
-        # The frame's grey scale, from what was not held out.
-        seen_, sight_ = (np.delete(x.numpy(), judges, 0) for x in (seen * disc, sight))
-        scale = float((seen_ * sight_).sum() / (seen_ * np.delete(seen.numpy(), judges, 0)).sum())
-        error[name] = ((scale * seen - sight).square() * disc).sum((1, 2))[judges] / disc.sum()
-    nothing = (sight.square() * disc).sum((1, 2))[judges] / disc.sum()
+    return {"own": told(result), **pair_differences(arguments.data, folder / "adapted")}
+
+
+def pair_differences(data: Path, adapted: Path) -> dict[str, Any]:
+    """Mean squared difference to the independent frame, of neighbourhoods that were not learned from.
+
+    They are denoised for themselves, each as one set, and put in the frame's grey scale by one factor.
+    """
+    folder = data / "particles" / "apoferritin"
+    rest, frame = (ParticleStack.open(folder / f"pair_{name}_64.star") for name in ("rest", "frame"))
+    settings, device = AdaptSettings(), torch.device("cpu")
+    prepared = PreparedStack.measure(rest, settings, BOX, device, lambda *_: None)
+    rows = GivenNeighbours.load(adapted, rest, settings.neighbours).rows
+    division = hold_out(rows, prepared.found.original.numpy(), np.arange(len(rest)), settings.seed)
+    judges = np.concatenate(division.judges)
+    disc = soft_disc(BOX, 75.0 / rest.pixel_size_A, 3.0).square()
+    statistics = scan(frame, BOX).statistics[torch.from_numpy(judges)]
+    sight = torch.from_numpy(frame.images(judges)) - statistics.background[:, None, None]
+    sight = sight / statistics.noise_sigma[:, None, None]
+
+    def difference(seen: Tensor) -> Tensor:
+        scale = (seen * sight * disc).sum() / (seen.square() * disc).sum().clamp_min(1e-30)
+        return ((scale * seen - sight).square() * disc).sum((1, 2)) / disc.sum()
+
+    error = {"nothing": difference(torch.zeros_like(sight))}
+    for name, model in (("shipped", "polar-transformer-64"), ("adapted", adapted / "adapted.safetensors")):
+        denoiser, seen = SetDenoiser(model, "cpu"), []
+        for members in division.judges:
+            images, ctf = prepared.seen(members)
+            assert ctf is not None
+            clean = denoiser(images[None], ctf=ctf[None]).images[0]
+            transfer = rest.ctf(members).evaluate(BOX, rest.pixel_size_A)
+            seen.append(prepared.preprocessor.sign * filter_images(clean, transfer))
+        error[name] = difference(torch.cat(seen))
     change = error["adapted"] - error["shipped"]
-    figures = {
-        "held_out": len(judges),
-        "nothing": float(nothing.mean()),
-        "shipped": float(error["shipped"].mean()),
-        "adapted": float(error["adapted"].mean()),
-        "change": float(change.mean()),
-        "standard_error": float(change.std() / len(change) ** 0.5),
-        "own": told(result),
-    }
-    print(f"\napoferritin pairs: {len(judges)} held-out particles of {len(stack)}\n")
-    print("| empty image | shipped | adapted | change × 1000 | the run's own estimate |")
+    between = torch.stack([part.mean() for part in change.split([len(some) for some in division.judges])])
+    figures = {name: float(each.mean()) for name, each in error.items()}
+    figures["change"] = float(change.mean())
+    for name, each in (("particles", change), ("neighbourhoods", between)):
+        figures[f"standard_error_{name}"] = float(each.std() / len(each) ** 0.5)
+    print(f"\napoferritin pairs: {len(judges)} held-out particles of {len(rest)}\n")
+    print("| empty image | shipped | adapted | change × 1000 | standard error: particles, neighbourhoods |")
     print("|---|---|---|---|---|")
-    print(
-        f"| {figures['nothing']:.5f} | {figures['shipped']:.5f} | {figures['adapted']:.5f} "
-        f"| {1000 * figures['change']:+.3f} ± {1000 * figures['standard_error']:.3f} | {figures['own']} |",
-        flush=True,
-    )
+    cells = " | ".join(f"{figures[name]:.5f}" for name in error)
+    errors = [1000 * figures[f"standard_error_{name}"] for name in ("particles", "neighbourhoods")]
+    print(f"| {cells} | {1000 * figures['change']:+.3f} | {errors[0]:.3f}, {errors[1]:.3f} |", flush=True)
     return figures
 
 
