@@ -20,7 +20,7 @@ from polarice.cli import main
 from polarice.evaluation import benchmark
 from polarice.models import read_card, shipped_models
 from polarice.particles import ParticleStack
-from polarice.simulation import SimulationResult, StructureBank, example_structure
+from polarice.simulation import SimulationResult, StructureBank, example_structure, simulate
 
 Altered = Callable[..., Path]
 
@@ -222,6 +222,12 @@ OPTIONS = {
     "guard": {"--particles": "[default: 500]", "--noise-from": "ice", "--foreign": "PDB", "--device": "auto"},
     "classify": {"--classes": "[default: 100]", "--denoised": "polarice denoise", "--device": "auto"},
     "evaluate": {"--truth": "[required]", "--pixel-size": "Å"},
+    "adapt": {
+        "--steps": "[default: 150]",
+        "--half": "_rlnRandomSubset",
+        "--device": "auto",
+        "--mask-diameter": "Å",
+    },
     "models": {"--json": "standard output"},
     "demo": {"--out": "[default: demo-out]", "--particles": "[default: 800]", "--snr": "[default: 0.05]"},
 }
@@ -262,6 +268,8 @@ def test_help_names_units_and_defaults(command: str, run: Run) -> None:
         (["convert", "absent.cs", "x.star"], ["absent.cs", "does not exist"]),
         (["bank", "build", "absent", "--out", "x.npz"], ["absent"]),
         (["train", "absent.toml", "--bank", "x.npz", "--out", "x"], ["absent.toml"]),
+        (["adapt", "absent.star", "--out", "x"], ["absent.star", "does not exist"]),
+        (["adapt", "absent.star", "--out", "x", "--resume"], ["no run to resume"]),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--json"], ["--quiet"]])
@@ -468,6 +476,22 @@ def test_train_says_what_is_wrong(run: Run, bank: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.format(architecture="unet", images=8, more="depth = 3"))
     check_error(run(*command), "depth")
     assert not out.exists()
+
+
+def test_adapt(run: Run, joint_weights: Path, tmp_path: Path) -> None:
+    made = simulate(example_structure(), tmp_path / "sim", particles=128, box=32, snr=0.3, ctf=True)
+    out = tmp_path / "out"
+    command = ("adapt", made.particles, "--model", joint_weights, "--out", out, "--device", "cpu")
+    ended = run(*command, "--neighbours", 4, "--steps", 2, "--json")
+    assert ended.status == 0
+    figures = ended.json()
+    assert [check["step"] for check in figures["history"]] == [2]
+    assert set(figures["files"]) == {
+        str(out / name) for name in ("adapted.safetensors", "adapt.json", "curves.png", "neighbours.npz")
+    }
+    assert "half sets" in ended.err
+    check_error(run(*command), str(out), "--overwrite")
+    assert read_card(out / "adapted.safetensors").figures["adapted_to"] == "particles.star"
 
 
 # -- denoise ------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .guard import guard
 from .particles import convert, evaluate, field, info, simulate
-from .training import bank, models, train
+from .training import adapt, bank, models, train
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,7 @@ for command in (
     evaluate,
     demo,
     train,
+    adapt,
     models,
 ):
     app.command(command)

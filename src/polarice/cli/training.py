@@ -1,4 +1,4 @@
-"""Commands that make networks: banks, training, and what is shipped."""
+"""Commands that make networks: banks, training, adaptation, and what is shipped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from .options import Device, Output
+from .options import Device, Out, Output, Overwrite, Reading
 
-__all__ = ["bank", "models", "train"]
+__all__ = ["adapt", "bank", "models", "train"]
 
 bank = App(name="bank", help="Banks of structures to train on.")
 
@@ -85,6 +85,60 @@ def train(
 
 
 _STEP_FIGURES = ("images", "relative_mse", "images_per_s", "learning_rate")
+
+
+def adapt(
+    particles: Annotated[Path, Parameter(help="A .star, .cs, .mrcs or .mrc file.")],
+    *,
+    out: Out,
+    model: Annotated[
+        str, Parameter(help="The joint model to begin with: its name, or a weights file.")
+    ] = "polar-transformer-64",
+    neighbours: Annotated[int, Parameter(help="Other particles in each particle's set, at most.")] = 16,
+    steps: Annotated[int, Parameter(help="Sets to learn from.")] = 150,
+    half: Annotated[
+        int | None, Parameter(help="Learn from this half set alone (_rlnRandomSubset); from all by default.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, Parameter(help="Stop learning after so many minutes; --resume goes on.")
+    ] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, Parameter(help="Go on with a run that was interrupted in this folder.", negative="")
+    ] = False,
+    reading: Reading | None = None,
+    output: Output | None = None,
+) -> int:
+    """Adapt a joint model to a stack, from its noisy images alone; write weights for `denoise --model`."""
+    from ..training import AdaptSettings
+    from ..training import adapt as run
+
+    console = (output or Output()).console()
+    settings = AdaptSettings(
+        model=model, neighbours=neighbours, steps=steps, half=half, **(reading or Reading()).settings()
+    )
+    with console.progress():
+        result = run(
+            particles,
+            out,
+            settings,
+            overwrite=overwrite,
+            resume=resume,
+            max_minutes=max_minutes,
+            progress=console.step,
+        )
+    for notice in result.notices:
+        console.note(f"note: {notice}")
+    figures = result.card.figures
+    console.say(
+        f"error of held-out particles, as estimated: {figures['adapted_error_before']:.4f} before, "
+        f"{figures['adapted_error_after']:.4f} after {figures['adapted_steps']} steps "
+        f"(difference {figures['adapted_error_difference']:+.4f} "
+        f"± {figures['adapted_error_standard_error']:.4f})"
+    )
+    console.say(f"weights: {result.weights}")
+    console.finish(result.summary())
+    return 0
 
 
 def models(*, output: Output | None = None) -> int:

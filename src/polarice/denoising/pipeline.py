@@ -129,6 +129,12 @@ def _denoise(
     prepared = PreparedStack.measure(stack, settings, cast(int, network.box), device, report)
     preprocessor = prepared.preprocessor
     notices += [*prepared.notices, *prepared.half_set_notices]
+    if card.figures.get("adapted_to_half_set", "unlabelled") != "unlabelled" and stack.half_sets is not None:
+        notices.append(
+            f"The network was adapted to particles of half set {card.figures['adapted_to_half_set']} of "
+            f"{card.figures['adapted_to']}: half maps made of these images would not be independent if it "
+            "denoised the other half set as well."
+        )
     # From here on the folder changes: nobody may still be looking what lies in it.
     team.wait()
     make_folder(out)

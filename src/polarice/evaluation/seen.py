@@ -39,7 +39,7 @@ def model_images(run: Run, source: ParticleStack, rows: np.ndarray) -> Tensor:
 
 
 def magnitudes(run: Run, source: ParticleStack, rows: np.ndarray) -> Tensor | None:
-    """What the signal in `model_images` has passed through, (n, y, x // 2 + 1); None where it is not known."""
+    """What the signal in `model_images` has passed through, (n, y, x // 2 + 1); None if not known."""
     if not run.preprocessor.ctf_known:
         return None
     transfer = run.preprocessor.transfer(source.ctf(rows), run.found.statistics[torch.from_numpy(rows)])

@@ -36,6 +36,8 @@ def training_curves(
     path: str | Path,
     errors: Mapping[str, Sequence[tuple[float, float]]],
     learning_rate: Sequence[tuple[float, float]],
+    *,
+    logarithmic: bool = True,
 ) -> Path:
     """Draw errors and, beneath, the learning rate against the images seen; write a PNG.
 
@@ -44,9 +46,10 @@ def training_curves(
     path : path-like
         Where; replaced once the new picture is whole.
     errors : mapping of str to sequence of (images seen, value)
-        Loss, relative MSE and the like, each under the name in the legend; drawn on a logarithmic
-        scale, so that values that are not positive are left out. Short series get markers.
+        Loss, relative MSE and the like, each under the name in the legend. Short series get markers.
     learning_rate : sequence of (images seen, value)
+    logarithmic : bool
+        Draw errors on a logarithmic scale; values that are not positive are then left out.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def training_curves(
         figure = Figure(figsize=(6.4, 4.6))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         for index, (name, series) in enumerate(errors.items()):
-            points = [(seen, value) for seen, value in series if value > 0]
+            points = [(seen, value) for seen, value in series if value > 0 or not logarithmic]
             upper.plot(
                 [seen for seen, _ in points],
                 [value for _, value in points],
@@ -73,7 +76,8 @@ def training_curves(
                 linewidth=1.3,
                 label=name,
             )
-        upper.set_yscale("log")
+        if logarithmic:
+            upper.set_yscale("log")
         upper.set_ylabel("error")
         if errors:
             upper.legend()

@@ -1,0 +1,133 @@
+"""The error measured on noisy images alone is the true one, for noise of any colour."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from polarice.imaging import filter_images, frequency_grid, soft_disc
+from polarice.training.noise import ctf_free_power, edge_power, noise_spectrum, ring_means
+from polarice.training.recorruption import Observation, unexplained
+
+BOX, DRAWS = 8, 40_000
+
+
+def matrix(operator, box: int = BOX) -> Tensor:
+    """The matrix of a linear operator on images, float64."""
+    basis = torch.eye(box**2, dtype=torch.float64).view(-1, box, box)
+    return operator(basis).flatten(1).T
+
+
+def half_spectrum(power, box: int = BOX) -> Tensor:
+    fy, fx = frequency_grid(box, dtype=torch.float64)
+    return power(torch.hypot(fy, fx) * box)
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0])
+def test_it_is_the_true_error_of_a_linear_denoiser_of_sets(amount: float, generator: torch.Generator) -> None:
+    # Two images are denoised from each other and from themselves by any matrix.
+    noise, weight = half_spectrum(lambda k: 0.3 + 4 / (1 + k)), half_spectrum(lambda k: 1 / (0.2 + k))
+    observation = Observation(noise, soft_disc(BOX, 4, 3, dtype=torch.float64), weight)
+    pixels = 2 * BOX**2
+    filters = 0.05 * torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
+    filters += 0.4 * torch.eye(pixels, dtype=torch.float64)
+    ctf = half_spectrum(lambda k: (0.1 + k / 4).sin().abs()).expand(2, -1, -1)
+    signal = torch.randn(2, BOX, BOX, generator=generator, dtype=torch.float64) * observation.mask
+
+    def denoise(images: Tensor) -> Tensor:
+        return (images.flatten(-3) @ filters.T).view(images.shape)
+
+    white = torch.randn(2, DRAWS, 2, BOX, BOX, generator=generator, dtype=torch.float64)
+    images = signal + observation.draw(white[0])
+    measured = unexplained(denoise, images, ctf, white[1], observation, amount)
+
+    spread = matrix(lambda x: observation.draw(x))
+    weights = matrix(lambda x: filter_images(x, weight)) / BOX**2
+    seen = torch.block_diag(*2 * [matrix(lambda x: observation.observe(x, ctf[:1]))]) @ filters
+    both = torch.block_diag(spread, spread)
+    noisier = (1 + amount**2) * both @ both.T
+    truth, prediction = signal.flatten(), seen @ signal.flatten()
+    weighed = torch.block_diag(weights, weights)
+    error = (
+        (prediction - truth) @ weighed @ (prediction - truth)
+        + (seen.T @ weighed @ seen * noisier).sum()
+        - truth @ weighed @ truth
+    )
+    total = measured.sum(-1)
+    standard_error = float(total.std()) / math.sqrt(DRAWS)
+    assert float(total.mean()) == pytest.approx(float(error), abs=4 * standard_error)
+    assert standard_error < 0.05 * abs(float(error))
+
+
+def test_noise_of_another_colour_than_said_would_bias_it(generator: torch.Generator) -> None:
+    coloured, flat = half_spectrum(lambda k: 4 / (1 + k)), half_spectrum(torch.ones_like)
+    mask = torch.ones(BOX, BOX, dtype=torch.float64)
+    white = torch.randn(2, DRAWS, BOX, BOX, generator=generator, dtype=torch.float64)
+    images = Observation(coloured, mask, flat).draw(white[0])
+    right, wrong = (
+        unexplained(lambda x: x, images, None, white[1], Observation(said, mask, flat)).mean()
+        for said in (coloured, flat)
+    )
+    # What leaves noise as it is leaves an error of 1.25 times its power: that of the noisier images.
+    twice = torch.full_like(coloured, 2.0)
+    twice[:, 0] = twice[:, -1] = 1
+    power = float((coloured * twice).sum() / BOX**2)
+    assert float(right) == pytest.approx(1.25 * power, rel=0.02)
+    assert abs(float(wrong) - 1.25 * power) > 0.2
+
+
+def test_where_the_ctf_is_zero_the_power_is_the_noises() -> None:
+    passed = torch.rand(64, 5, generator=torch.Generator().manual_seed(1)) + torch.zeros(64, 5)
+    noise = torch.tensor([3.0, 2.0, 1.0, 1.0, 0.5])
+    found, error = ctf_free_power(noise + 7 * passed, passed)
+    np.testing.assert_allclose(found, noise, rtol=1e-4)
+    assert error.max() < 1e-3
+    alike = passed.clone()
+    alike[:, 2] = 0.25
+    assert np.isinf(ctf_free_power(noise + 7 * alike, alike)[1]).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("ctf_is_known", [True, False])
+@pytest.mark.parametrize("kind", ["white", "pink", "falling"])
+def test_the_noise_is_told_from_the_signal(kind: str, ctf_is_known: bool, generator: torch.Generator) -> None:
+    box, count = 32, 384
+    fy, fx = frequency_grid(box)
+    ring = torch.hypot(fy, fx) * box
+    power = {
+        "white": torch.ones_like(ring),
+        "pink": 1 + (4 / ring.clamp(min=1)) ** 2,
+        "falling": 0.1 + torch.exp(-(ring / 9).square()),
+    }[kind]
+    mask = soft_disc(box, box / 2, 4)
+    # A blob of another size in each image, twenty times as strong as the noise at low frequency.
+    size = 2 + torch.rand(count, 1, 1, generator=generator)
+    axis = torch.arange(box) - box // 2
+    blob = 6 * torch.exp(-(axis.square() + axis[:, None].square()) / (2 * size.square()))
+    phase = 0.1 + (0.01 + 0.02 * torch.rand(count, 1, 1, generator=generator)) * ring.square()
+    ctf = phase.sin().abs() if ctf_is_known else torch.ones(count, *ring.shape)
+    white = torch.randn(count, box, box, generator=generator)
+    images = (filter_images(blob, ctf) + filter_images(white, power.sqrt())) * mask
+    found = noise_spectrum(images, ctf if ctf_is_known else None, mask)
+    assert found.shape == ring.shape
+    ratio = (ring_means(found) / ring_means(power))[2:]
+    assert float(ratio.log().abs().max()) < 0.3
+    assert float((ratio[6:] - 1).abs().mean()) < 0.05
+
+
+def test_the_edge_of_the_disc_shows_the_spectrum_unblurred(generator: torch.Generator) -> None:
+    box = 32
+    fy, fx = frequency_grid(box)
+    power = 1 + (4 / (torch.hypot(fy, fx) * box).clamp(min=1)) ** 2
+    white = torch.randn(1024, box, box, generator=generator)
+    mask = soft_disc(box, box / 2, 4)
+    found = edge_power(filter_images(white, power.sqrt()) * mask, mask)
+    np.testing.assert_allclose(found[2:], ring_means(power)[2:], rtol=0.25)
+    np.testing.assert_allclose(found[8:].mean(), ring_means(power)[8:].mean(), rtol=0.02)
