@@ -5,7 +5,7 @@ particles, noise with the spectrum of real ice, gradients, neighbours, 5 % junk,
 Pixels of 7.2 Å are larger than those of 99 % of the training images.
 
 ``python benchmarks/field.py --out field`` makes the set and measures it; with ``--ablate`` it is measured
-without each complication, too, which ``--particles 600`` makes quicker.
+without each complication and with each alone, too, which ``--particles 600`` makes quicker.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--particles", type=int, help="the first so many rows; all by default")
     parser.add_argument("--mask-diameter", type=float, help="of polarice denoise, Å")
-    parser.add_argument("--ablate", action="store_true", help="also without each complication")
+    parser.add_argument(
+        "--ablate", action="store_true", help="also without each complication, and with each alone"
+    )
     arguments = parser.parse_args()
     variants: dict[str, dict[str, Any]] = {"field set": {}}
     if arguments.ablate:
@@ -161,6 +163,9 @@ def main() -> None:
         for key, name in names.items():
             said = "white noise" if key == "noise" else f"no {name}"
             variants[said] = {key: PLAIN[key]}
+            variants[f"only {'coloured noise' if key == 'noise' else name}"] = {
+                other: plain for other, plain in PLAIN.items() if other != key
+            }
     heads = [f"relative MSE {Path(model).stem}" for model in arguments.models]
     heads += [
         "angle (nearest)",
