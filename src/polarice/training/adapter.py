@@ -170,7 +170,8 @@ class Adapter:
         images, ctf = prepared.seen(some)
         box, mask = prepared.preprocessor.model_box, prepared.preprocessor.mask()
         images, ctf = images.cpu(), None if ctf is None else ctf.cpu()
-        noise = noise_spectrum(images, ctf, mask)
+        white = torch.ones(box, box // 2 + 1)
+        noise = white if prepared.preprocessor.whiten else noise_spectrum(images, mask)
         passed = torch.ones_like(noise) if ctf is None else ctf.square().mean(0)
         # As if the CTF were undone, but for where the noise would rule.
         weight = 1 / (passed + _LEAST_PASSED * noise)

@@ -1,10 +1,7 @@
-"""The power spectrum of a stack's noise, as a network sees it, measured without clean images.
+"""The power spectrum of a stack's noise where no CTF tells it from the signal.
 
-Two things tell noise from signal. The CTF takes from the signal and not from the noise: over images with
-many defoci the power in a ring of frequency is a straight line in the squared CTF, and what is left where
-the CTF is zero is noise. And along the edge of the disc that images are masked with there is little but
-noise, unless particles are crowded: noise is no more than what is seen there. A smooth curve reconciles
-the two.
+Along the edge of the disc that images are masked with there is little but noise, unless particles are crowded.
+Where the CTF is known, `polarice.particles` has made the noise white before.
 """
 
 from __future__ import annotations
@@ -19,10 +16,8 @@ from torch import Tensor
 
 from ..imaging import frequency_grid, radius_grid
 
-__all__ = ["ctf_free_power", "edge_power", "noise_spectrum", "ring_means"]
+__all__ = ["edge_power", "noise_spectrum", "ring_means"]
 
-# Rows that follow each other come from one micrograph: the error is what changes with blocks of rows.
-_BLOCKS = 8
 # Bends of the logarithm between rings, and how far it may be from that of white noise, one standard
 # deviation each.
 _BEND, _FROM_WHITE = 0.15, 2.0
@@ -32,15 +27,13 @@ _OUTER_ERROR = 0.1
 _INNER_PX, _FAINTEST, _FEWEST_PAIRS = 1.5, 0.3, 20
 
 
-def noise_spectrum(images: Tensor, ctf: Tensor | None, mask: Tensor) -> Tensor:
+def noise_spectrum(images: Tensor, mask: Tensor) -> Tensor:
     """Power of the noise on the half spectrum, 1 where it is as strong as white noise of variance 1.
 
     Parameters
     ----------
     images : Tensor, shape (n, y, x)
         Normalised as in `polarice.particles.Preprocessor` and masked.
-    ctf : Tensor, shape (n, y, x // 2 + 1), or None
-        Magnitudes.
     mask : Tensor, shape (y, x)
         The disc that the images were multiplied by.
 
@@ -51,30 +44,12 @@ def noise_spectrum(images: Tensor, ctf: Tensor | None, mask: Tensor) -> Tensor:
     box = images.shape[-1]
     outer = edge_power(images, mask)[1:].numpy().clip(1e-2)
     count = len(outer)
-    measured, error = np.ones(count), np.full(count, np.inf)
-    crowded = False
-    if ctf is not None:
-        power = ring_means(torch.fft.rfft2(images).abs().square() / mask.square().sum())
-        measured, error = ctf_free_power(power[:, 1:], ring_means(ctf.square())[:, 1:])
-        crowded = bool(np.mean((outer - measured) / np.hypot(error, outer * _OUTER_ERROR)) > 1)
-        # No power is negative: what is measured so is wrong by that much at least.
-        error = np.hypot(error, 0.01 * measured + measured.clip(max=0))
-
     # A power law bends where the frequency is low.
     bend = _BEND * (1 + 8 / np.arange(2, count) ** 2)
 
     def misfit(log_power: NDArray[np.float64]) -> NDArray[np.float64]:
         above = (np.exp(log_power) - outer) / (_OUTER_ERROR * outer)
-        # Parts of other particles are no noise.
-        above = above.clip(min=0) if crowded else above
-        return np.concatenate(
-            [
-                (np.exp(log_power) - measured) / error,
-                above,
-                np.diff(log_power, 2) / bend,
-                log_power / _FROM_WHITE,
-            ]
-        )
+        return np.concatenate([above, np.diff(log_power, 2) / bend, log_power / _FROM_WHITE])
 
     found = np.exp(least_squares(misfit, np.log(outer.clip(0.3, 3.0)), max_nfev=100).x)
     rings = torch.from_numpy(np.concatenate([found[:1], found])).float()
@@ -98,36 +73,6 @@ def ring_means(power: Tensor) -> Tensor:
     sums = sums.index_add(-1, ring, power.flatten(-2) * weight)[..., :size]
     counts = torch.zeros(int(ring.max()) + 1).index_add(0, ring, weight)[:size]
     return sums / counts
-
-
-def ctf_free_power(power: Tensor, passed: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Power that images would have where their CTFs are zero, and its standard error, by rings.
-
-    Parameters
-    ----------
-    power, passed : Tensor, shape (n, rings)
-        Mean power and mean squared CTF of each image.
-
-    Returns
-    -------
-    power, error : ndarray, shape (rings,)
-        The error is a jackknife's over blocks of rows; infinite where the CTFs are all alike.
-    """
-    y, x = power.double().numpy(), passed.double().numpy()
-
-    def intercept(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        y_, x_ = y[rows], x[rows]
-        spread = np.square(x_ - x_.mean(0)).mean(0)
-        slope = ((x_ - x_.mean(0)) * y_).mean(0) / np.maximum(spread, 1e-12)
-        found: NDArray[np.float64] = y_.mean(0) - slope * x_.mean(0)
-        return found
-
-    rows = np.arange(len(y))
-    blocks = np.array_split(rows, _BLOCKS)
-    without = np.stack([intercept(np.setdiff1d(rows, block)) for block in blocks])
-    error = np.sqrt((_BLOCKS - 1) * without.var(0))
-    error = np.where(np.square(x - x.mean(0)).mean(0) > 1e-8, error, np.inf)
-    return intercept(rows), error
 
 
 def edge_power(images: Tensor, mask: Tensor) -> Tensor:
