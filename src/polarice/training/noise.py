@@ -1,7 +1,7 @@
 """The power spectrum of a stack's noise where no CTF tells it from the signal.
 
-Along the edge of the disc that images are masked with there is little but noise, unless particles are crowded.
-Where the CTF is known, `polarice.particles` has made the noise white before.
+Along the edge of the disc that images are masked with there is little but noise, unless particles are
+crowded. Where the CTF is known, `polarice.particles` has made the noise white before.
 """
 
 from __future__ import annotations
