@@ -89,7 +89,7 @@ def denoise(
     """Denoise a particle stack; write a stack, neighbours and a page that shows what happened."""
     from ..denoising import DenoiseResult, DenoiseSettings, denoise_stack
     from ..evaluation import evaluate as measure
-    from ..evaluation import require_correspondence, run_report
+    from ..evaluation import require_correspondence, run_report, verdict
     from ..particles import ParticleStack
 
     console = (output or Output()).console()
@@ -139,7 +139,8 @@ def denoise(
     if not result.files:
         # One of several processes, of which the first tells what they have done.
         return 0
-    for notice in result.notices:
+    warnings = [found.text for found in verdict(result) if found.level != "good"]
+    for notice in (*result.notices, *warnings):
         console.note(f"note: {notice}")
     figures: dict[str, Any] = result.summary()
     figures["files"] = {**figures["files"], str(page): "what happened, to look at"}

@@ -53,7 +53,7 @@ from .neighbour_benchmark import (
 )
 from .neighbour_report import neighbour_report
 from .report import report_html, write_report
-from .run_report import run_report
+from .run_report import run_report, verdict
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = [
@@ -115,5 +115,6 @@ __all__ = [
     "shell_gain",
     "ssim",
     "true_angles_deg",
+    "verdict",
     "write_report",
 ]

@@ -27,7 +27,7 @@ from .run_graph import VIEWS, angle_profiles, attention, neighbourhoods, views
 from .run_images import STEPS, compare, optics, spectra, steps
 from .summary import evaluation_curves, evaluation_figures
 
-__all__ = ["run_report"]
+__all__ = ["run_report", "verdict"]
 
 _SHOWN = 12
 # A lower confidence is as good as none; and the share of particles with it that is worth a warning.
@@ -155,7 +155,8 @@ def verdict(result: DenoiseResult) -> tuple[Notice, ...]:
         words = (
             f"On the mean {taken:.0%} of an image comes from others, but nothing in the stack says that "
             f"these show the same view (confidence {mean:.2f}). What is to be seen may be what all particles "
-            "share. Particles that look alike from all sides, empty picks or too much noise do this."
+            "share. Neighbours in crowded boxes do this (a --mask-diameter of 1.4 times the particle hides "
+            "them), particles that look alike from all sides, empty picks and too much noise."
         )
         return (Notice(words),)
     if alone > _MANY:
