@@ -117,7 +117,7 @@ def _curves(result: GuardResult, reference: str, *curves: tuple[str, str]) -> Ra
 
 def _noise(result: GuardResult) -> Chapter:
     given = result.settings.noise_from
-    whose = "what surrounds the particles" if given is None else Path(given).name
+    whose = "the stack itself" if given is None else Path(given).name
     lead = (
         "As many images as there are particles, of Gaussian noise with the particles’ CTFs and level and the "
         f"spectrum of {whose}, went through the whole pipeline: they were measured, found their own "

@@ -25,7 +25,7 @@ class GuardSettings:
     particles : int
         How many of the stack are looked at, evenly spread over it.
     noise_from : path-like, optional
-        Images without particles, whose spectrum noise has; by default that of what surrounds the particles.
+        Images without particles, whose spectrum noise has; by default the stack's own.
     foreign : path-like, optional
         Structure whose particles are planted; one that is made up by default.
     """

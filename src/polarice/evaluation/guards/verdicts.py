@@ -42,7 +42,7 @@ def noise(energy: float, steepness: float, *, given: bool) -> Judged:
     given : bool
         Whether the spectrum is that of images without particles.
     """
-    whose = "that of images without particles" if given else "that of what surrounds the particles"
+    whose = "that of images without particles" if given else "the stack's own"
     why = f"energy of denoised noise over that of the denoised particles; the noise’s spectrum is {whose}"
     if steepness > _STEEP:
         why += f", which has {steepness:.1f} times as much power at low frequencies as at high ones"
