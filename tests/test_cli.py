@@ -623,7 +623,7 @@ def test_denoise_options_reach_the_run(
         "--mask-diameter": 60,
     }
     tokens = [token for option in options.items() for token in option]
-    tokens += ["--no-ctf", "--no-mixed-precision", "--json"]
+    tokens += ["--no-ctf", "--no-whiten", "--no-mixed-precision", "--json"]
     ended = run("denoise", star, "--out", tmp_path / "a", *tokens)
     assert "note: No half-set labels" in ended.err
     assert ended.json()["phase_flipped"] is False
@@ -640,6 +640,7 @@ def test_denoise_options_reach_the_run(
         "contrast": "bright",
         "mask_diameter_A": 60,
         "ctf": False,
+        "whiten": False,
         "mixed_precision": False,
     }
     figures = run(

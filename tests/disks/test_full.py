@@ -94,7 +94,7 @@ def test_denoising_goes_on_when_there_is_room(
     disk.leave(0)
     ended = judge.run(commands[name](disk.folder))
     stops = 0
-    while ended.status != 0 and "nly this page is missing" not in ended.err:
+    while ended.status != 0:
         judge.require_refusal(ended, disk.folder)
         stops += 1
         assert "--resume" in ended.err
@@ -110,8 +110,7 @@ def test_denoising_goes_on_when_there_is_room(
     whole.mkdir()
     assert judge.run(commands[name](whole)).status == 0
     found, expected = disk.folder / "new", whole / "new"
-    names = {path.name for path in found.iterdir()} | {"report.html"}
-    assert names == {path.name for path in expected.iterdir()}
+    assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
     for file in ("denoised.mrcs", "denoised.star"):
         assert (found / file).read_bytes() == (expected / file).read_bytes()
     if (expected / "neighbours.npz").exists():

@@ -156,7 +156,7 @@ class GraphResult:
     @property
     def arrays(self) -> list[NDArray[Any]]:
         """All fields."""
-        return [self.images, self.weights, self.angles_deg]
+        return [self.images, self.weights, self.angles_deg, self.centre]
 
     def put(
         self,

@@ -195,8 +195,8 @@ def _denoise(
     if team.leads:
         with _kept_for_resume():
             _write(out, result, writer, runner, made)
-        if finish is not None:
-            finish(result)
+            if finish is not None:
+                finish(result)
         work.remove()
     return result
 

@@ -7,7 +7,6 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import DiskError
 from ..files import whole
 from .content import ReportContent
 from .fragments import text
@@ -40,12 +39,8 @@ def write_report(path: str | Path, content: ReportContent) -> Path:
     """
     path = Path(path)
     page = report_html(content)
-    try:
-        with whole(path) as partial:
-            partial.write_text(page, encoding="utf-8")
-    except DiskError as error:
-        hint = f"only this page is missing, all else is there; {error.hint}"
-        raise DiskError(error.reason, path=path, hint=hint) from None
+    with whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

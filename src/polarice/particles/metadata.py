@@ -18,6 +18,7 @@ from torch import Tensor
 from ..conventions import euler_to_matrix
 from ..errors import ParticleFileError
 from ..imaging import CTF
+from .cryosparc_fields import EXPOSURE_GROUP
 from .geometry import SAME_SIZE
 from .star import StarTable
 
@@ -188,13 +189,13 @@ class ParticleMetadata:
             require_pixel_size(size, self.path, _GIVE_PIXEL_SIZE)
         if high <= low * SAME_SIZE:
             return float(np.median(sizes))
+        # Of a cryoSPARC file an optics group is what has one pixel size, and says nothing.
+        exposure = self.numeric(EXPOSURE_GROUP)
+        groups = self.optics_groups if exposure is None else exposure
         alike = (
             self.optics is not None
             and high <= low * _MOST_DIFFERENT
-            and all(
-                np.ptp(sizes[self.optics_groups == group]) <= low * (SAME_SIZE - 1)
-                for group in np.unique(self.optics_groups)
-            )
+            and all(np.ptp(sizes[groups == group]) <= low * (SAME_SIZE - 1) for group in np.unique(groups))
         )
         if not alike:
             raise ParticleFileError(

@@ -19,7 +19,7 @@ __all__ = ["NoiseMoments", "whitening_filters"]
 _SIGNAL_ASTRAY = 0.3
 # How much the noise's power changes between rings, were one twice the other's radius, and how far it is from
 # white, in units of white noise.
-_STEP, _FROM_WHITE = 2.0, 10.0
+_STEP, _FROM_WHITE = 2.0, 3.0
 _LEAST, _MOST = 0.1, 100.0
 
 
