@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/polarice demo --out demo-out --overwrite
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
