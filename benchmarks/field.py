@@ -104,7 +104,9 @@ def neighbours(result: DenoiseResult, kinds: NDArray[np.int64]) -> dict[str, Any
     }
 
 
-def measure(made: FieldResult, models: list[str], mask_diameter_A: float | None = None) -> dict[str, Any]:
+def measure(
+    made: FieldResult, models: list[str], mask_diameter_A: float | None = None, whiten: bool = True
+) -> dict[str, Any]:
     """All figures of one stack."""
     junk = ParticleStack.open(made.clean).numeric("polariceJunk")
     assert junk is not None
@@ -112,7 +114,7 @@ def measure(made: FieldResult, models: list[str], mask_diameter_A: float | None 
     figures: dict[str, Any] = {"particles": len(kinds), "junk": float((kinds > 0).mean())}
     for model in models:
         with tempfile.TemporaryDirectory() as folder:
-            settings = DenoiseSettings(model=model, mask_diameter_A=mask_diameter_A)
+            settings = DenoiseSettings(model=model, mask_diameter_A=mask_diameter_A, whiten=whiten)
             result = denoise_stack(made.particles, Path(folder) / "out", settings)
             of_model = errors(result, made, kinds == 0)
             of_model["images_per_s"] = len(kinds) / sum(result.seconds.values())
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--particles", type=int, help="the first so many rows; all by default")
     parser.add_argument("--mask-diameter", type=float, help="of polarice denoise, Å")
+    parser.add_argument("--no-whiten", action="store_true", help="of polarice denoise")
     parser.add_argument(
         "--ablate", action="store_true", help="also without each complication, and with each alone"
     )
@@ -181,7 +184,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             keep = arguments.out is not None and not changes
             made = build(arguments.out if keep else Path(folder) / "field", arguments, **changes)
-            row = measure(made, arguments.models, arguments.mask_diameter)
+            row = measure(made, arguments.models, arguments.mask_diameter, not arguments.no_whiten)
         if not figures:
             print(
                 f"{row['particles']:,} particles of {arguments.structure}, SNR {arguments.snr:g}; in brackets"

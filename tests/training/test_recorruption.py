@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarice.imaging import filter_images, frequency_grid, soft_disc
-from polarice.training.noise import edge_power, noise_spectrum, ring_means
+from polarice.imaging import filter_images, frequency_grid, ring_means, soft_disc
+from polarice.training.noise import edge_power, noise_spectrum
 from polarice.training.recorruption import Observation, unexplained
 
 BOX, DRAWS = 8, 40_000

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..imaging import filter_images, fourier_resample, frequency_grid, move_images, shift_phases
+from ..imaging import (
+    filter_images,
+    fourier_resample,
+    frequency_grid,
+    move_images,
+    ring_numbers,
+    shift_phases,
+)
 from .alignment import align_sets
 
 __all__ = [
@@ -80,7 +87,7 @@ def signal_power(images: Tensor, ctf: Tensor | None = None, *, noise_power: floa
     # The variance of a ring's own estimate, where the signal is weak; the full spectrum has all twice.
     own, variance = above / weight.clamp_min(tiny), 2 * (_DOUBT * noise_power) ** 2 / weight.clamp_min(tiny)
     radial = ((own * near**2 + near * variance) / (near**2 + variance).clamp_min(tiny)).clamp_min(0)
-    rings = _rings(box, images.device)
+    rings = ring_numbers(box, images.device)
     spread: Tensor = radial[..., rings.flatten()].unflatten(-1, rings.shape)
     return spread
 
@@ -229,16 +236,10 @@ def _crop(half_spectrum: Tensor, low: int) -> Tensor:
     return rows[..., : low // 2 + 1]
 
 
-def _rings(box: int, device: torch.device) -> Tensor:
-    """Number of the ring that each frequency of a half spectrum lies in."""
-    fy, fx = frequency_grid(box, device=device, dtype=torch.float64)
-    return (torch.hypot(fy, fx) * box).round().long()
-
-
 def _ring_sums(values: Tensor) -> Tensor:
     """Sums (..., rings) of half spectra over the rings of the full spectrum."""
     box = values.shape[-2]
-    rings = _rings(box, values.device)
+    rings = ring_numbers(box, values.device)
     twice = torch.full_like(values[..., 0, :], 2)
     twice[..., 0] = 1
     if box % 2 == 0:
@@ -257,7 +258,7 @@ def _smooth(sums: Tensor) -> Tensor:
 
 def _ring_means(values: Tensor) -> Tensor:
     """Half spectra made equal within each ring."""
-    rings = _rings(values.shape[-2], values.device)
+    rings = ring_numbers(values.shape[-2], values.device)
     means = _ring_sums(values) / _ring_sums(torch.ones_like(values))
     spread: Tensor = means[..., rings.flatten()].unflatten(-1, rings.shape)
     return spread

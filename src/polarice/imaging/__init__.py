@@ -16,6 +16,7 @@ from .rings import (
     fourier_ring_correlation,
     frc_resolution_A,
     radial_power,
+    ring_means,
     ring_numbers,
     ring_products,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "phase_flip",
     "radial_power",
     "radius_grid",
+    "ring_means",
     "ring_numbers",
     "ring_products",
     "shift_images",

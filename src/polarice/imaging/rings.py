@@ -18,6 +18,7 @@ __all__ = [
     "fourier_ring_correlation",
     "frc_resolution_A",
     "radial_power",
+    "ring_means",
     "ring_numbers",
     "ring_products",
 ]
@@ -84,11 +85,20 @@ def fourier_ring_correlation(first: Tensor, second: Tensor, *, pooled: bool = Tr
     return divide_rings(cross, power_1.sqrt() * power_2.sqrt()).clamp(-1, 1)
 
 
+def ring_means(values: Tensor) -> Tensor:
+    """Means (..., L // 2 + 1) of half spectra (..., L, L // 2 + 1) over the rings of the full spectrum."""
+    box = values.shape[-2]
+    ring, weight = _rings(box, values.device, values.dtype)
+    weight = weight.expand_as(ring)
+    sums = values.new_zeros(*values.shape[:-2], int(ring.max()) + 1)
+    sums = sums.index_add(-1, ring.flatten(), (values * weight).flatten(-2))
+    counts = torch.bincount(ring.flatten(), weight.flatten()).to(values.dtype)
+    return (sums / counts)[..., : box // 2 + 1]
+
+
 def radial_power(images: Tensor) -> Tensor:
     """Mean power in each ring of each image, shape (b, L // 2 + 1); white noise gives its variance."""
-    ring, weight = _rings(images.shape[-1], images.device, images.dtype)
-    counts = torch.bincount(ring.flatten(), weight.expand_as(ring).flatten())[: images.shape[-1] // 2 + 1]
-    return ring_products(images, images) / counts.to(images.dtype)
+    return ring_means(torch.fft.rfft2(images, norm="ortho").abs().square())
 
 
 def frc_resolution_A(frc: Tensor, box: int, pixel_size_A: float, threshold: float = 0.5) -> float:

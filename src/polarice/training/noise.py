@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from torch import Tensor
 
-from ..imaging import frequency_grid, radius_grid
+from ..imaging import frequency_grid, radius_grid, ring_means
 
-__all__ = ["edge_power", "noise_spectrum", "ring_means"]
+__all__ = ["edge_power", "noise_spectrum"]
 
 # Bends of the logarithm between rings, and how far it may be from that of white noise, one standard
 # deviation each.
@@ -57,22 +57,6 @@ def noise_spectrum(images: Tensor, mask: Tensor) -> Tensor:
     place = (torch.hypot(fy, fx) * box).clamp(max=count)
     below = place.floor().long().clamp(max=count - 1)
     return rings[below].lerp(rings[below + 1], place - below)
-
-
-def ring_means(power: Tensor) -> Tensor:
-    """Means (..., L // 2 + 1) of half spectra (..., L, L // 2 + 1) over rings of one cycle per box."""
-    box = power.shape[-2]
-    fy, fx = frequency_grid(box)
-    ring = (torch.hypot(fy, fx) * box).round().long().flatten()
-    # Every column stands for two but the first and the last.
-    weight = torch.full(power.shape[-2:], 2.0)
-    weight[:, 0] = weight[:, -1] = 1
-    weight = weight.flatten()
-    size = box // 2 + 1
-    sums = power.new_zeros(*power.shape[:-2], int(ring.max()) + 1)
-    sums = sums.index_add(-1, ring, power.flatten(-2) * weight)[..., :size]
-    counts = torch.zeros(int(ring.max()) + 1).index_add(0, ring, weight)[:size]
-    return sums / counts
 
 
 def edge_power(images: Tensor, mask: Tensor) -> Tensor:

@@ -75,5 +75,5 @@ def test_a_spectrum_of_other_images_is_read_at_the_same_detail(
 def test_images_without_noise_are_refused(tmp_path: Path) -> None:
     with ParticleWriter(tmp_path, "flat", box=BOX, pixel_size_A=1.5) as writer:
         writer.append(torch.zeros(3, BOX, BOX).numpy())
-    with pytest.raises(ParticleFileError, match="no noise"):
+    with pytest.raises(ParticleFileError, match="0 patches to measure noise in"):
         empty_power(tmp_path / "flat.star", BOX, 3.0)

@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ParticleFileError
 from ...imaging import filter_images, radial_power, radius_grid, ring_numbers, soft_disc
-from ...particles import ParticleStack
+from ...simulation import measure_noise_spectrum
 
 __all__ = ["coloured_noise", "empty_power", "noise_power", "randomise_phases"]
 
 # Images of white noise by which the window's own spectrum is measured.
 _WHITE = 512
-_BATCH = 256
 
 
 def noise_power(batches: Iterable[Tensor], box: int, radius_px: float) -> Tensor:
@@ -80,23 +78,9 @@ def empty_power(path: str | Path, box: int, pixel_size_A: float) -> Tensor:
     ------
     ParticleFileError
     """
-    stack = ParticleStack.open(path)
-    problems = stack.problems()
-    if problems:
-        raise problems[0]
-    total = torch.zeros(stack.box // 2 + 1, dtype=torch.float64)
-    for start in range(0, len(stack), _BATCH):
-        images = torch.from_numpy(stack.images(slice(start, start + _BATCH)))
-        total += radial_power(images - images.mean((-2, -1), keepdim=True)).double().sum(0)
-    power = (total / len(stack)).numpy()
-    if not (np.isfinite(power).all() and (power[1:] > 0).all()):
-        raise ParticleFileError(
-            "these images are no noise: a ring of their spectrum is empty", path=stack.path
-        )
-    power[0] = power[1]
-    known = np.arange(len(power)) / (stack.box * stack.pixel_size_A)
+    found = measure_noise_spectrum(path)
     wanted = np.arange(box // 2 + 1) / (box * pixel_size_A)
-    return torch.from_numpy(np.interp(wanted, known, power)).float()
+    return torch.from_numpy(np.interp(wanted, found.frequency_per_A.numpy(), found.power.numpy())).float()
 
 
 def coloured_noise(count: int, box: int, power: Tensor, generator: torch.Generator) -> Tensor:
