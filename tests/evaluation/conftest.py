@@ -18,7 +18,9 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
     "--headless",
     "--no-sandbox",
-    "--disable-gpu",
+    # WebGL without a graphics card.
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
     "--disable-dev-shm-usage",
     "--no-first-run",
     "--disable-background-networking",

@@ -15,6 +15,7 @@ from polarice.evaluation.content import (
     GalleryRow,
     Histogram,
     KeyFigure,
+    MapShown,
     Neighbour,
     Neighbourhood,
     Notice,
@@ -47,11 +48,21 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gallery=Gallery(names[:12], (GalleryRow("Noisy", "as it came", images[:12]),)),
         neighbourhoods=(Neighbourhood("row 1", images[0], neighbours, images[0]),),
         histograms=(Histogram("Confidence", "confidence", share),),
+        maps=(MapShown("Map", "of two balls", two_balls()),),
         timings=(StageTime("attend and decode", 192.4),),
         files=(FileWritten(Path("/a/very") / ("long" * 40) / "path.star", "the table"),),
         configuration={"a": {"b": "c" * 300}},
     )
     return write_report(tmp_path_factory.mktemp("page") / "page.html", content)
+
+
+def two_balls() -> Any:
+    """A large ball at the left, a small one at the right."""
+    axis = np.arange(24) - 12
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    large = 5 - np.hypot(np.hypot(x + 5, y), z)
+    small = 2.5 - np.hypot(np.hypot(x - 6, y), z)
+    return 1 / (1 + np.exp(-2 * np.maximum(large, small)))
 
 
 def shown(browser: Browser) -> list[str]:
@@ -147,3 +158,40 @@ def test_other_scripts_do_not_run(browser: Browser, page: Path, tmp_path: Path) 
     assert browser.evaluate("document.title") != "taken"
     assert browser.complaints
     browser.complaints.clear()
+
+
+# How many pixels of the canvas the surface covers in its left and in its right half.
+COVERED = """(() => { const canvas = document.querySelector(".turned canvas");
+    const copy = Object.assign(document.createElement("canvas"), {width: 100, height: 100});
+    const context = copy.getContext("2d");
+    context.drawImage(canvas, 0, 0, 100, 100);
+    const alpha = context.getImageData(0, 0, 100, 100).data.filter((_, i) => i % 4 === 3);
+    const count = [0, 0];
+    alpha.forEach((a, i) => { if (a > 127) count[i % 100 < 50 ? 0 : 1] += 1; });
+    return count; })()"""
+FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def test_map_can_be_turned(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    left, right = browser.evaluate(COVERED)
+    assert left > 2.5 * right > 0
+    browser.evaluate("document.querySelector('.turned canvas').focus()")
+    # Twelve times 15 degrees: half a turn.
+    for _ in range(12):
+        browser.press("ArrowRight")
+    browser.evaluate(FRAME)
+    turned_left, turned_right = browser.evaluate(COVERED)
+    assert turned_right > 2.5 * turned_left > 0
+    assert abs(turned_right - left) < 0.05 * left
+
+
+def test_level_of_a_map(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    before = sum(browser.evaluate(COVERED))
+    browser.evaluate(
+        "(() => { const slider = document.querySelector('.turned input');"
+        " slider.value = 250; slider.dispatchEvent(new Event('input')); })()"
+    )
+    browser.evaluate(FRAME)
+    assert 0 < sum(browser.evaluate(COVERED)) < before

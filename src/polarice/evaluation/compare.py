@@ -1,4 +1,4 @@
-"""Pairs of images under one slider, as HTML; what moves is in ``assets/report.js``."""
+"""Pairs of images under one slider, as HTML; what moves is in ``assets/compare.js``."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ __all__ = [
     "Heading",
     "Histogram",
     "KeyFigure",
+    "MapShown",
     "Neighbour",
     "Neighbourhood",
     "Notice",
@@ -224,6 +225,22 @@ class ViewMap:
     images: tuple[Floats, ...] = ()
     note: str = ""
     share_name: str = "confidence"
+
+
+@dataclass(frozen=True)
+class MapShown:
+    """A map in three dimensions.
+
+    Attributes
+    ----------
+    label, note : str
+    density : array, shape (L, L, L)
+        Axes (z, y, x).
+    """
+
+    label: str
+    note: str
+    density: Floats
 
 
 @dataclass(frozen=True)
@@ -442,6 +459,7 @@ class ReportContent:
     classes: tuple[ClassTile, ...] = ()
     chapters: tuple[Chapter, ...] = ()
     view_map: ViewMap | None = None
+    maps: tuple[MapShown, ...] = ()
     gallery_heading: Heading = BEFORE_AND_AFTER
     neighbours_heading: Heading = DENOISED_WITH
     classes_heading: Heading = CLASSES

@@ -48,7 +48,8 @@ def report_html(content: ReportContent) -> str:
     """Build the page; see `write_report`."""
     found = sections(content)
     style = _asset("report.css")
-    script, allowed = _script() if content.comparison else ("", "'none'")
+    names = [name for name, shown in (("compare", content.comparison), ("maps", content.maps)) if shown]
+    script, allowed = _script(names) if names else ("", "'none'")
     policy = POLICY.format(allowed)
     footer = f"<footer>{text(content.provenance)}</footer>" if content.provenance else ""
     return (
@@ -64,10 +65,10 @@ def report_html(content: ReportContent) -> str:
     )
 
 
-def _script() -> tuple[str, str]:
+def _script(names: list[str]) -> tuple[str, str]:
     """The page's script, and by what its policy knows it."""
     # For readers of XML what is between the tags is no markup.
-    words = f"//<![CDATA[\n{_asset('report.js')}//]]>"
+    words = f"//<![CDATA[\n{''.join(_asset(f'{name}.js') for name in names)}//]]>"
     digest = base64.b64encode(hashlib.sha256(words.encode()).digest()).decode()
     return f"<script>{words}</script>", f"'sha256-{digest}'"
 

@@ -23,6 +23,7 @@ from .content import (
     ReportContent,
 )
 from .fragments import chart, charts, duration, number, paragraph, picture, text
+from .maps import maps
 from .view_map import view_map
 
 __all__ = ["Section", "sections"]
@@ -34,6 +35,7 @@ Section = tuple[str, str, str]
 def sections(content: ReportContent) -> list[Section]:
     """All sections that have something to say, in the order of the page."""
     found = [
+        ("maps", "In three dimensions", maps(content.maps)),
         ("compare", "Before and after", comparison(content.comparison) if content.comparison else ""),
         ("classes", content.classes_heading.title, _classes(content)),
         ("map", "Which particles look alike", view_map(content.view_map) if content.view_map else ""),
