@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polarice.conventions import view_angle_deg
-from polarice.simulation.views import uniform_views, view_sets
+from polarice.simulation.views import cluster_views, uniform_views, view_sets
 
 
 def test_uniform_views_are_rotations_without_preference() -> None:
@@ -40,3 +40,23 @@ def test_sets_do_not_depend_on_how_many_are_asked_for() -> None:
     rotations, sets = view_sets(20, 8, 10.0, seed=0)
     assert sets.tolist() == [0] * 8 + [1] * 8 + [2] * 4
     assert torch.equal(view_sets(5, 8, 10.0, seed=0)[0], rotations[:5])
+
+
+def test_clusters_of_views() -> None:
+    rotations = uniform_views(2048, seed=4)
+    sets = cluster_views(rotations, 8)
+    assert sets.bincount().tolist() == [8] * 256
+    angle = view_angle_deg(rotations[:, None], rotations)
+    together = (sets[:, None] == sets) & ~torch.eye(2048, dtype=torch.bool)
+    # A cap of 1/256 of the sphere has a radius of 7.2 degrees; strangers lie at 90.
+    assert float(angle[together].median()) < 9
+    assert float(angle[together].max()) < 35
+    # In-plane rotations do not count.
+    turns = view_sets(2048, 2048, 0.0, seed=2)[0]
+    in_plane = turns @ turns[0].T
+    assert torch.equal(cluster_views(in_plane @ rotations, 8), sets)
+
+
+def test_clusters_of_uneven_numbers() -> None:
+    assert sorted(cluster_views(uniform_views(20, seed=0), 8).bincount().tolist()) == [10, 10]
+    assert cluster_views(uniform_views(5, seed=0), 8).tolist() == [0] * 5

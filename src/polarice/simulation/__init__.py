@@ -11,7 +11,7 @@ from .simulate import SimulationResult, simulate
 from .spectrum import NoiseSpectrum, coloured_noise, measure_noise_spectrum
 from .splat import element_weights, splat_spectra
 from .structure import Structure, read_structure
-from .views import uniform_views, view_sets
+from .views import cluster_views, uniform_views, view_sets
 from .volume import Volume, density_from_structure, read_map, resample_volume, write_map
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "add_gaussian_noise",
     "add_poisson_noise",
     "build_bank",
+    "cluster_views",
     "coloured_noise",
     "density_from_structure",
     "element_weights",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..conventions import random_rotations
 from .noise import item_generator
 
-__all__ = ["uniform_views", "view_sets"]
+__all__ = ["cluster_views", "uniform_views", "view_sets"]
 
 _VIEW, _SET = 101, 102  # what a generator is for
 
@@ -56,6 +56,41 @@ def view_sets(n: int, set_size: int, set_angle_deg: float, seed: int) -> tuple[T
     towards, in_plane = 2 * math.pi * draws[:, 1], 2 * math.pi * draws[:, 2]
     turn = _about_z(in_plane) @ _about_y(tilt) @ _about_z(towards)
     return (turn @ torch.cat(centres).double()[sets]).float(), sets
+
+
+def cluster_views(rotations: Tensor, size: int) -> Tensor:
+    """Divide orientations into sets of nearly one size that look from about the same side.
+
+    Halves are halved again, each across the direction in which it is widest; in-plane rotations do not count.
+    That is what somebody would make who knew the truth.
+
+    Parameters
+    ----------
+    rotations : Tensor, shape (n, 3, 3)
+    size : int
+        Of a set; one more or less where halves are not even.
+
+    Returns
+    -------
+    Tensor, shape (n,), int64
+        Number of each orientation's set, from 0.
+    """
+    towards = rotations[:, 2].double()
+    sets = torch.zeros(len(towards), dtype=torch.int64)
+    waiting, done = [torch.arange(len(towards))], 0
+    while waiting:
+        rows = waiting.pop()
+        parts = round(len(rows) / size)
+        if parts <= 1:
+            sets[rows] = done
+            done += 1
+            continue
+        apart = towards[rows] - towards[rows].mean(0)
+        widest = torch.linalg.eigh(apart.T @ apart).eigenvectors[:, -1]
+        order = rows[(apart @ widest).argsort()]
+        cut = round(len(rows) * (parts // 2) / parts)
+        waiting += [order[cut:], order[:cut]]
+    return sets
 
 
 def _about_z(angle: Tensor) -> Tensor:
