@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -116,6 +117,7 @@ class Adapter:
         self.shipped = copy.deepcopy(network.state_dict())
         self.weights = self.shipped
         self.average = copy.deepcopy(network)
+        self.start = copy.deepcopy(network).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99))
         self.step = 0
         self.history: list[Checked] = []
@@ -143,7 +145,7 @@ class Adapter:
         settings, prepared, start = self.settings, self.prepared, time.monotonic()
         if not self.before:
             with timed(prepared.seconds, "check"):
-                self.before = self._errors(self.network)
+                self.before = self._errors(self.start)
         while not self._over():
             if max_minutes is not None and time.monotonic() - start > 60 * max_minutes:
                 # What is looked at for the time being is no part of what the run goes on from.
@@ -175,7 +177,8 @@ class Adapter:
         passed = torch.ones_like(noise) if ctf is None else ctf.square().mean(0)
         # As if the CTF were undone, but for where the noise would rule.
         weight = 1 / (passed + _LEAST_PASSED * noise)
-        observation = Observation(noise, mask, weight / weight.mean())
+        unseen = _LEAST_PASSED * noise * weight
+        observation = Observation(noise, mask, weight / weight.mean(), unseen / weight.mean())
         drawn = observation.draw(torch.randn(256, box, box, generator=self._generator(_SIGNAL)))
         power, noise_power = (float(observation.product(x, x).mean()) for x in (images, drawn))
         # Never nothing: it is divided by.
@@ -191,11 +194,15 @@ class Adapter:
         white = torch.randn(images.shape, generator=generator).to(images)
         told = None if ctf is None else ctf[None]
 
-        def denoise(noisy: Tensor) -> Tensor:
-            denoised: Tensor = network(noisy, None, told).images
-            return denoised
+        def by(one: nn.Module) -> Callable[[Tensor], Tensor]:
+            def denoise(noisy: Tensor) -> Tensor:
+                denoised: Tensor = one(noisy, None, told).images
+                return denoised
 
-        error = unexplained(denoise, images[None], told, white[None], self.observation)
+            return denoise
+
+        before = None if network is self.start else by(self.start)
+        error = unexplained(by(network), images[None], told, white[None], self.observation, before=before)
         return 1 + error.mean() / self.signal
 
     @torch.no_grad()

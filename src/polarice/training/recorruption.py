@@ -39,15 +39,20 @@ class Observation:
         The disc that images are multiplied by.
     weight : Tensor, shape (y, x // 2 + 1)
         How much a squared error counts at each frequency, after the CTF.
+    unseen : Tensor, shape (y, x // 2 + 1)
+        How much a squared change counts at each frequency, before the CTF: what the images say next to
+        nothing of should stay as it was.
     """
 
     noise: Tensor
     mask: Tensor
     weight: Tensor
+    unseen: Tensor
 
     def to(self, device: torch.device) -> Observation:
         """Copy on another device."""
-        return Observation(*(part.to(device) for part in (self.noise, self.mask, self.weight)))
+        parts = self.noise, self.mask, self.weight, self.unseen
+        return Observation(*(part.to(device) for part in parts))
 
     def draw(self, white: Tensor) -> Tensor:
         """Noise (..., y, x) as the images have it, of white noise."""
@@ -62,6 +67,11 @@ class Observation:
         """Weighted inner products (...) of images (..., y, x), per pixel."""
         return (filter_images(first, self.weight) * second).mean((-2, -1))
 
+    def drift(self, change: Tensor) -> Tensor:
+        """Weighted squares (...) of changes (..., y, x) where nothing is seen, per pixel."""
+        masked = change * self.mask
+        return (filter_images(masked, self.unseen) * masked).mean((-2, -1))
+
 
 def unexplained(
     denoise: Callable[[Tensor], Tensor],
@@ -70,11 +80,12 @@ def unexplained(
     white: Tensor,
     observation: Observation,
     amount: float = AMOUNT,
+    before: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Unbiased estimate of each image's weighted squared error, less that of an empty image.
 
     Negative where an estimate is better than nothing. The error is that of denoising images which are
-    noisier by ``1 + amount²``.
+    noisier by ``1 + amount²``. Where nothing is seen the truth is taken to be what ``before`` makes of them.
 
     Parameters
     ----------
@@ -89,6 +100,8 @@ def unexplained(
     observation : Observation
     amount : float
         Of added noise, in standard deviations of what is there.
+    before : callable, optional
+        The denoiser that adaptation began with.
 
     Returns
     -------
@@ -97,7 +110,13 @@ def unexplained(
     added = observation.draw(white)
     total = torch.zeros_like(images[..., 0, 0])
     for sign in (1, -1):
-        prediction = observation.observe(denoise(images + sign * amount * added), ctf)
+        noisy = images + sign * amount * added
+        denoised = denoise(noisy)
+        prediction = observation.observe(denoised, ctf)
         independent = images - sign * added / amount
         total = total + observation.product(prediction, prediction - 2 * independent) / 2
+        if before is not None:
+            with torch.no_grad():
+                old = before(noisy)
+            total = total + observation.drift(denoised - old) / 2
     return total
