@@ -4,8 +4,9 @@ A network sees images at its own box with protein bright, background 0, white no
 sign changes of the CTF undone, and nothing outside a soft disc. What makes the noise white acts on the signal
 too, and is told to the network as part of the CTF.
 
-No plane is fitted to the background: on crowded apoferritin, ice and single-frame stacks the slope
-fitted to the corners added more power at the lowest frequency than it took away.
+Where the ice of a stack slopes, a plane is taken off each image, and not put back: the fitted one, times how
+much of such planes is the ice's (`polarice.particles.planes`). Where it is even a fitted plane would add more
+power at the lowest frequency than it takes away.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..errors import ParticleFileError, PolariceError
 from ..imaging import CTF, filter_images, fourier_resample, phase_flip, soft_disc
+from .planes import planes
 from .scan import Contrast, ImageStatistics, StackScan
 from .stack import ParticleStack
 
@@ -197,6 +199,8 @@ class Preprocessor:
         Tensor, shape (b, model_box, model_box)
         """
         self._check(images, self.box)
+        if statistics.slopes is not None:
+            images = images - planes(statistics.slopes, self.box)
         model = fourier_resample(images, self.model_box)
         # The background goes first: a flip could turn its sign.
         model = model - _column(statistics.background)
