@@ -10,7 +10,7 @@ crowded apoferritin, where the spectral estimate is within 2 %).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import ParticleFileError
 from ..imaging import filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
+from .crowding import EDGE_PX, PowerProfile
 from .noise import NoiseMoments, whitening_filters
 from .outliers import find_outliers
 from .planes import PlaneMoments, fit_slopes
@@ -57,6 +58,9 @@ class ImageStatistics:
         Row of `noise_power` for each image.
     slopes : Tensor, shape (b, 2), or None
         How the ice rises along x and y, grey values per pixel of the stack; None where it is even.
+    disc_A : Tensor, shape (b,), or None
+        Diameter of the soft disc that leaves out the particles beside this one; None where none reach into
+        the boxes.
     """
 
     background: Tensor
@@ -64,20 +68,28 @@ class ImageStatistics:
     noise_power: Tensor | None = None
     kind: Tensor | None = None
     slopes: Tensor | None = None
+    disc_A: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.background)
 
     def __getitem__(self, index: slice | Tensor) -> ImageStatistics:
-        each = {name: getattr(self, name) for name in ("background", "noise_sigma", "kind", "slopes")}
-        return replace(
-            self, **{name: None if value is None else value[index] for name, value in each.items()}
+        each = (self.kind, self.slopes, self.disc_A)
+        return ImageStatistics(
+            self.background[index],
+            self.noise_sigma[index],
+            self.noise_power,
+            *(None if part is None else part[index] for part in each),
         )
 
     def to(self, device: torch.device | str) -> ImageStatistics:
         """Copy on another device."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return ImageStatistics(*(None if part is None else part.to(device) for part in parts))
+        rest = (self.noise_power, self.kind, self.slopes, self.disc_A)
+        return ImageStatistics(
+            self.background.to(device),
+            self.noise_sigma.to(device),
+            *(None if part is None else part.to(device) for part in rest),
+        )
 
     def whitening(self, box: int) -> Tensor | None:
         """What makes each image's noise white, (b, box, box // 2 + 1); None where it is taken as that."""
@@ -159,6 +171,7 @@ def scan(
     kinds = _kinds_of_noise(stack.optics_groups, halves)
     moments = [NoiseMoments(model_box, stack.box) for _ in range(int(kinds.max()) + 1)]
     tilts = {half: PlaneMoments(model_box, stack.box) for half in halves.unique().tolist()}
+    profiles = {half: PowerProfile(model_box, stack.box) for half in tilts}
     # Made at once: small pieces that are kept between large ones that are not would break up the memory.
     statistics = ImageStatistics(torch.empty(count), torch.empty(count))
     scores, prints = torch.empty(count, _DISCS), torch.empty(count, dtype=torch.long)
@@ -181,16 +194,18 @@ def scan(
         standard = (cropped - measured.background[:, None, None]) / sigma[:, None, None]
         extreme[rows] = standard.abs().amax((1, 2))
         slopes[rows] = fit_slopes(images)
-        for half, tilt in tilts.items():
-            there = halves[rows] == half
-            if there.any():
-                tilt.add(standard[there], slopes[rows][there] / sigma[there, None])
-        transfer = None
+        transfer = signs = None
         if stack.has_ctf:
             transfer = stack.ctf(rows).evaluate(model_box, stack.pixel_size_A * stack.box / model_box)
             for kind in kinds[rows].unique().tolist():
                 there = kinds[rows] == kind
                 moments[kind].add(standard[there], transfer[there])
+            signs = torch.where(transfer < 0, -1.0, 1.0) if flip else None
+        for half in halves[rows].unique().tolist():
+            there = halves[rows] == half
+            fitted = slopes[rows][there] / sigma[there, None]
+            tilts[half].add(standard[there], fitted)
+            profiles[half].add(standard[there], None if signs is None else signs[there], fitted)
         scores[rows] = contrast_scores(standard, transfer if flip else None)
         if progress is not None:
             progress(rows.stop)
@@ -203,6 +218,14 @@ def scan(
         share[halves == half] = value
     if any(shares.values()):
         statistics = replace(statistics, slopes=slopes * share[:, None])
+    gaps = {half: profile.gap(shares[half]) for half, profile in profiles.items()}
+    side_A = stack.box * stack.pixel_size_A
+    if any(gap is not None for gap in gaps.values()):
+        disc_A = torch.full((count,), side_A)
+        for half, gap in gaps.items():
+            if gap is not None:
+                disc_A[halves == half] = min(side_A, 2 * (gap + EDGE_PX) * side_A / model_box)
+        statistics = replace(statistics, disc_A=disc_A)
     if stack.has_ctf and not stack.premultiplied:
         uneven = [bool((share[kinds == kind] > 0).any()) for kind in range(len(moments))]
         power = torch.stack(
