@@ -100,7 +100,9 @@ def test_output_star_is_the_input_with_three_columns_more(
     assert joint_run.weights is not None
     confidence = denoised.numeric("polariceConfidence")
     assert joint_run.probability is not None
-    np.testing.assert_allclose(confidence, (joint_run.weights * joint_run.probability).sum(1), atol=1e-5)
+    share = (joint_run.weights * joint_run.probability).sum(1)
+    assert joint_run.presence is not None
+    np.testing.assert_allclose(confidence, share * joint_run.presence, atol=1e-5)
     effective = denoised.numeric("polariceEffectiveNeighbours")
     np.testing.assert_allclose(effective, effective_neighbours(joint_run.weights), rtol=1e-5)
 
