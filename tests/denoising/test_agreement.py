@@ -56,7 +56,13 @@ def test_turned_and_moved_copies_agree_and_noise_does_not(tmp_path: Path) -> Non
     apart.centre[1] = moved[0].numpy()
     with Work(tmp_path / "work") as work:
         agreement = measure_agreement(
-            apart, apart, neighbours, np.array([0, 1, 0]), torch.ones(BOX, BOX), work, lambda done: None
+            apart,
+            apart,
+            neighbours,
+            np.array([0, 1, 0]),
+            lambda rows: torch.ones(1, BOX, BOX),
+            work,
+            lambda done: None,
         )
     assert (agreement[0, :8] > 0.98).all()
     assert not agreement[1].any()

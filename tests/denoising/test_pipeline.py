@@ -72,7 +72,8 @@ def test_a_joint_run_leaves_everything(joint_run: DenoiseResult, example_stack: 
     assert written["configuration"]["model"]["architecture"] == "polar-transformer"
     assert written["figures"]["particles"] == 48
     assert joint_run.probability is not None
-    confidence = (joint_run.weights * joint_run.probability).sum(1)
+    assert joint_run.presence is not None
+    confidence = (joint_run.weights * joint_run.probability).sum(1) * joint_run.presence
     assert written["figures"]["mean_confidence"] == pytest.approx(confidence.mean(), abs=1e-4)
     assert 0.01 < confidence.mean() < joint_run.weights.sum(1).mean() <= 1
     # An untrained network's images have no grey scale that the data could confirm, and that is said.
@@ -99,7 +100,9 @@ def test_output_star_is_the_input_with_three_columns_more(
     assert joint_run.weights is not None
     confidence = denoised.numeric("polariceConfidence")
     assert joint_run.probability is not None
-    np.testing.assert_allclose(confidence, (joint_run.weights * joint_run.probability).sum(1), atol=1e-5)
+    share = (joint_run.weights * joint_run.probability).sum(1)
+    assert joint_run.presence is not None
+    np.testing.assert_allclose(confidence, share * joint_run.presence, atol=1e-5)
     effective = denoised.numeric("polariceEffectiveNeighbours")
     np.testing.assert_allclose(effective, effective_neighbours(joint_run.weights), rtol=1e-5)
 
@@ -173,7 +176,10 @@ def test_images_are_what_the_network_says(
     mask = torch.zeros(48, 48, dtype=torch.bool)
     for row, partners in enumerate(joint_run.neighbours):
         mask[row, torch.from_numpy(partners)] = True
-    expected = denoiser(seen[None], mask[None], ctf.abs()[None]).images[0] * joint_run.preprocessor.mask()
+    expected = (
+        denoiser(seen[None], mask[None], ctf.abs()[None]).images[0]
+        * joint_run.preprocessor.mask(joint_run.found.statistics)[0]
+    )
     expected = expected * joint_run.found.statistics.noise_sigma[:, None, None]
     expected = expected + joint_run.found.statistics.background[:, None, None]
     found = torch.from_numpy(pixels(joint_run.star))
@@ -594,3 +600,27 @@ def test_relion_opens_the_result(joint_run: DenoiseResult, tmp_path: Path) -> No
     np.testing.assert_allclose(
         theirs.numeric("polariceConfidence"), ParticleStack.open(joint_run.star).numeric("polariceConfidence")
     )
+
+
+def test_confidence_counts_what_presence_says(
+    altered: Altered, jointly: DenoiseSettings, joint_run: DenoiseResult, tmp_path: Path
+) -> None:
+    """Noise in the place of some particles; what is returned is what is written."""
+    empty = np.arange(48) % 12 == 5
+
+    def change(images: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(0).normal(
+            0, joint_run.found.statistics.noise_sigma.mean(), images.shape
+        )
+        return np.where(empty[:, None, None], noise, images)
+
+    result = denoise_stack(altered(tmp_path / "in", images=change), tmp_path / "out", jointly)
+    assert result.presence is not None
+    assert result.weights is not None
+    assert result.probability is not None
+    share = (result.weights * result.probability).sum(1)
+    np.testing.assert_allclose(result.confidence, share * result.presence, rtol=1e-6)
+    written = ParticleStack.open(result.star).numeric("polariceConfidence")
+    np.testing.assert_allclose(written, result.confidence, rtol=1e-4, atol=1e-6)
+    saved = np.load(tmp_path / "out" / "neighbours.npz")["presence"]
+    np.testing.assert_array_equal(saved, result.presence)

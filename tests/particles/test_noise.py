@@ -153,7 +153,7 @@ def test_each_optics_group_is_whitened_by_its_own_noise(tmp_path: Path, generato
     whitening = passed.abs() / ctf.evaluate(BOX, PIXEL_A).abs()
     # What the network is told of the signal is what was done to it, and the rest is white.
     signs = torch.where(passed < 0, -1.0, 1.0)
-    left = seen - filter_images(clean, signs * whitening) / sigma * tool.mask()
+    left = seen - filter_images(clean, signs * whitening) / sigma * tool.mask(found.statistics)
     middle = left * (radius_grid(BOX) < 24)
     power = torch.fft.rfft2(middle).abs().square() / (radius_grid(BOX) < 24).sum()
     for group in (0, 1):

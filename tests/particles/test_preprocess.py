@@ -89,7 +89,7 @@ def test_flipped_images_come_back_flipped(generator: torch.Generator) -> None:
     tool = preprocessor(contrast="dark", flip=True)
     model = tool.forward(images, tool.transfer(some_ctf(4), statistics), statistics)
     torch.testing.assert_close(
-        model, 4 * filter_images(clean, transfer.abs()) * tool.mask(), atol=1e-3, rtol=0
+        model, 4 * filter_images(clean, transfer.abs()) * tool.mask(statistics), atol=1e-3, rtol=0
     )
     back = tool.inverse(model, statistics)
     torch.testing.assert_close(back, 50 - 2 * model)

@@ -68,7 +68,10 @@ def average_classes(
     sample = np.unique(np.linspace(0, total - 1, min(total, _SAMPLE)).astype(int))
     images, ctf = full.seen(sample)
     # The images are in units of the noise at the network's box.
-    noise = float(full.preprocessor.mask().square().mean()) * (box / prepared.preprocessor.model_box) ** 2
+    noise = (
+        float(full.preprocessor.mask(full.found.statistics[torch.from_numpy(sample)]).square().mean())
+        * (box / prepared.preprocessor.model_box) ** 2
+    )
     signal = signal_power(images, ctf, noise_power=noise)
     most = float(signal.max())
     damping = noise / signal.clamp_min(1e-6 * most) if most > 0 else torch.ones_like(signal)

@@ -45,9 +45,12 @@ class Reading:
         Literal["bright", "dark"] | None, Parameter(help="Contrast of the protein; found out by default.")
     ] = None
     mask_diameter: Annotated[
-        float | None,
-        Parameter(help="Look at nothing outside a disc of this diameter, Å; the box by default."),
-    ] = None
+        float | Literal["auto", "none"],
+        Parameter(
+            help="Look at nothing outside a disc of this diameter, Å; none: the box; auto: found from the "
+            "stack where other particles reach into the boxes."
+        ),
+    ] = "auto"
     ctf: Annotated[bool, Parameter(help="Use the CTF: undo its sign changes, tell the network.")] = True
     whiten: Annotated[bool, Parameter(help="Make the noise of each optics group white; needs the CTF.")] = (
         True
@@ -62,7 +65,7 @@ class Reading:
             "device": self.device,
             "pixel_size_A": self.pixel_size,
             "contrast": self.contrast,
-            "mask_diameter_A": self.mask_diameter,
+            "mask_diameter_A": None if self.mask_diameter == "none" else self.mask_diameter,
             "ctf": self.ctf,
             "whiten": self.whiten,
             "mixed_precision": self.mixed_precision,

@@ -61,7 +61,7 @@ def measure_agreement(
     apart: GraphResult,
     neighbours: NDArray[np.int64],
     parts: NDArray[np.int64],
-    mask: Tensor,
+    mask: Callable[[NDArray[np.int64]], Tensor],
     work: Work,
     progress: Callable[[int], None],
 ) -> NDArray[np.float32]:
@@ -75,8 +75,8 @@ def measure_agreement(
         Of the two parts, each by itself.
     neighbours : ndarray of int, shape (n, k)
     parts : ndarray of int, shape (n,)
-    mask : Tensor, shape (y, x)
-        Disc that images are looked at within.
+    mask : callable
+        Discs (b, y, x), or (1, y, x), that the images of some rows are looked at within.
     work : Work
     progress : callable
         Called with the number of images done.
@@ -86,7 +86,7 @@ def measure_agreement(
     ndarray, shape (n, y // 2 + 1)
         Ring correlations; 0 where a particle has no neighbour in the other part.
     """
-    count, box = len(neighbours), mask.shape[-1]
+    count, box = len(neighbours), together.images.shape[-1]
     agreement = work.array("agreement", np.float32, (count, box // 2 + 1))
     slices = [slice(start, min(start + _PART, count)) for start in range(0, count, _PART)]
     for part in work.parts("agreement", slices, agreement):
@@ -103,22 +103,24 @@ def _agreement(
     apart: GraphResult,
     neighbours: NDArray[np.int64],
     parts: NDArray[np.int64],
-    mask: Tensor,
+    mask: Callable[[NDArray[np.int64]], Tensor],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     partners, weights = neighbours[rows], together.weights[rows]
     mine, places = np.nonzero((partners != NOBODY) & (parts[partners] != parts[rows, None]) & (weights > 0))
     others = partners[mine, places]
     laid = laid_upon(
-        torch.from_numpy(gather(apart.images, others)) * mask,
+        torch.from_numpy(gather(apart.images, others)) * mask(others),
         torch.from_numpy(together.angles_deg[rows][mine, places]),
         torch.from_numpy(apart.centre[others]),
         torch.from_numpy(apart.centre[rows][mine]),
     )
     share = torch.from_numpy(weights[mine, places])[:, None, None]
     # A sum will do: correlations know no scale.
-    other = torch.zeros(len(rows), *mask.shape).index_add_(0, torch.from_numpy(mine), laid * share)
-    own = torch.from_numpy(np.array(apart.images[rows])) * mask
+    other = torch.zeros(len(rows), *apart.images.shape[1:]).index_add_(
+        0, torch.from_numpy(mine), laid * share
+    )
+    own = torch.from_numpy(np.array(apart.images[rows])) * mask(rows)
     power = ring_products(own, own).sqrt() * ring_products(other, other).sqrt()
     correlation: NDArray[np.float32] = divide_rings(ring_products(own, other), power).numpy()
     return correlation

@@ -32,7 +32,7 @@ from ..stacks import (
 )
 from .agreement import agreement_columns
 from .preflight import misfits, require_scratch_room
-from .result import DenoiseResult, DenoiseSettings, confidence, effective_neighbours
+from .result import DenoiseResult, DenoiseSettings, effective_neighbours
 from .run import JointRun, SingleRun, StackRun
 
 __all__ = ["denoise_stack"]
@@ -191,6 +191,7 @@ def _denoise(
         prepared.seconds,
         tuple(notices),
         agreement=None if joint is None else joint.agreement,
+        presence=None if joint is None else joint.presence,
     )
     if team.leads:
         with _kept_for_resume():
@@ -221,7 +222,7 @@ def _write(
         if isinstance(made, JointRun):
             writer.set_columns(
                 particles={
-                    "polariceConfidence": confidence(made.weights, made.probability),
+                    "polariceConfidence": result.confidence,
                     "polariceEffectiveNeighbours": effective_neighbours(made.weights),
                 }
             )
@@ -242,6 +243,7 @@ def _arrays(joint: JointRun, stack: ParticleStack) -> dict[str, NDArray[Any]]:
         "neighbours": joint.rows,
         "weights": joint.weights,
         "angles_deg": joint.angles_deg,
+        "presence": joint.presence,
         "stack": np.array(stack_digest(stack)),
     }
     if joint.probability is not None:

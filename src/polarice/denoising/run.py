@@ -19,7 +19,7 @@ from ..stacks import GivenNeighbours, PreparedStack, ViewRecorder, Work, search_
 from .agreement import measure_agreement, parts_of
 from .calibration import measure_gain
 from .graph import GraphResult, attend_graph, encode_stack
-from .result import DenoiseSettings
+from .result import DenoiseSettings, presence
 
 __all__ = ["JointRun", "SingleRun", "StackRun"]
 
@@ -64,6 +64,8 @@ class JointRun(NamedTuple):
         What brings each image to the data's grey scale.
     informed : bool
         Whether the search, if there was one, found anything that tells views apart.
+    presence : ndarray of float32, shape (n,)
+        Whether an image shows a particle at all, 0 to 1.
     agreement : ndarray of float32, shape (n, rings), or None
         Of each particle's two estimates; see `polarice.denoising.agreement`.
     """
@@ -75,6 +77,7 @@ class JointRun(NamedTuple):
     probability: NDArray[np.float32] | None
     gains: NDArray[np.float32]
     informed: bool
+    presence: NDArray[np.float32]
     agreement: NDArray[np.float32] | None = None
 
 
@@ -106,7 +109,8 @@ class StackRun:
 
     def gain(self, denoise: Callable[[Tensor, Tensor], Tensor], rows: NDArray[np.int64]) -> float:
         """Grey scale of the denoised images, measured on some rows; 1 where that is too uncertain."""
-        mask = self.prepared.preprocessor.mask().to(self.prepared.device)
+        statistics = self.prepared.found.statistics[torch.from_numpy(rows)]
+        mask = self.prepared.preprocessor.mask(statistics).to(self.prepared.device)
         with timed(self.prepared.seconds, "measure the grey scale"):
             seen, ctf = self.prepared.seen(rows)
             assert ctf is not None
@@ -116,12 +120,12 @@ class StackRun:
     def write(self, writer: ParticleWriter, made: SingleRun | JointRun) -> None:
         """Put denoised images back into the stack's grey scale and write them."""
         device, preprocessor = self.prepared.device, self.prepared.preprocessor
-        mask = preprocessor.mask().to(device)
         for rows in self._slices(_BATCH):
             with timed(self.prepared.seconds, "write"):
                 statistics = self.prepared.found.statistics[rows].to(device)
                 scale = torch.from_numpy(made.gains[rows])[:, None, None].to(device)
-                masked = torch.from_numpy(made.images[rows]).to(device) * scale * mask
+                masked = torch.from_numpy(made.images[rows]).to(device) * scale
+                masked = masked * preprocessor.mask(statistics)
                 writer.append(preprocessor.inverse(masked, statistics).cpu().numpy())
                 give_back(made.images)
 
@@ -185,7 +189,24 @@ class StackRun:
                 agreement = self._agreement(network, work, company, result)
         # Copies: the files go with the run.
         weights, angles_deg = np.array(result.weights), np.array(result.angles_deg)
-        return JointRun(result.images, weights, angles_deg, **company._asdict(), agreement=agreement)
+        return JointRun(
+            result.images,
+            weights,
+            angles_deg,
+            **company._asdict(),
+            presence=presence(self._energy(result.images), prepared.halves),
+            agreement=agreement,
+        )
+
+    def _energy(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Squares of the denoised images, summed within their discs, shape (n,)."""
+        energy = np.empty(len(images))
+        for rows in self._slices(_PART):
+            mask = self.prepared.preprocessor.mask(self.prepared.found.statistics[rows])
+            masked = torch.from_numpy(np.array(images[rows])) * mask
+            energy[rows] = masked.double().square().sum((1, 2)).numpy()
+            give_back(images)
+        return energy
 
     def _agreement(
         self, network: PolarTransformer, work: Work, company: _Company, together: GraphResult
@@ -208,7 +229,7 @@ class StackRun:
             apart,
             company.rows,
             parts,
-            prepared.preprocessor.mask(),
+            lambda rows: prepared.preprocessor.mask(prepared.found.statistics[torch.from_numpy(rows)]),
             work,
             lambda done: prepared.report("compare two estimates", done, total),
         )

@@ -52,7 +52,7 @@ def noise_check(result: DenoiseResult, source: ParticleStack, denoised: Particle
         out = network(seen.unflatten(0, (sets, size)), None, told).images.flatten(0, 1)
     else:
         out = network(seen, magnitude)
-    out = cast(torch.Tensor, out) * preprocessor.mask()
+    out = cast(torch.Tensor, out) * preprocessor.mask(found[: len(out)])
     particles = bright(result, denoised, sample.rows)
     grey = (float(np.quantile(particles[:_SHOWN], 0.001)), float(np.quantile(particles[:_SHOWN], 0.999)))
     shown = min(_SHOWN, len(out))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoising import DenoiseResult, SetDenoiser, confidence
+from ..denoising import DenoiseResult, SetDenoiser
 from ..neighbours import NOBODY
 from ..particles import ParticleStack
 from .content import AngleProfile, AttentionMap, ClassTile, Heading, Neighbour, Neighbourhood, ViewMap
@@ -46,7 +46,7 @@ def turned(images: Tensor, angles_deg: Tensor) -> Tensor:
 def _chosen(result: DenoiseResult) -> np.ndarray:
     """Rows whose neighbours are shown: of high, middling and low confidence."""
     assert result.weights is not None
-    order = np.argsort(-confidence(result.weights, result.probability), kind="stable")
+    order = np.argsort(-result.confidence, kind="stable")
     return order[[int(f * (len(order) - 1)) for f in np.linspace(0.1, 0.9, _NEIGHBOURHOODS)]]
 
 
@@ -57,7 +57,7 @@ def neighbourhoods(
     if result.neighbours is None or result.weights is None or result.angles_deg is None:
         return ()
     pixel = result.preprocessor.model_pixel_size_A
-    sure = confidence(result.weights, result.probability)
+    sure = result.confidence
     found = []
     for row in _chosen(result):
         places = np.flatnonzero(result.neighbours[row] != NOBODY)
@@ -145,7 +145,7 @@ def views(
     lost = len(members) - int((found.stands_for[members] >= 0).sum())
     apart = f" {lost:,} that took next to nothing from others have no place on it." if lost else ""
     note = f"{shown} {usable:,} particles{which}.{apart}"
-    share = confidence(result.weights, result.probability)[found.rows]
+    share = result.confidence[found.rows]
     names = tuple(f"row {row + 1}" for row in found.rows)
     images = tuple(bright(result, denoised, rows))
     return tuple(tiles), ViewMap(names, found.position, share, tuple(pinned.tolist()), images, note)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..denoising import DenoiseResult, confidence
+from ..denoising import DenoiseResult
 from ..imaging import filter_images, fourier_resample
 from ..particles import ParticleStack
 from .content import Comparison, Gallery, GalleryRow, Heading, Histogram, RadialCurve, RadialCurves
@@ -36,7 +36,7 @@ def compare(result: DenoiseResult, source: ParticleStack, denoised: ParticleStac
     rows = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
     seen = low_pass(model_images(result, source, rows), result.preprocessor.model_pixel_size_A)
     after = torch.from_numpy(bright(result, denoised, rows))
-    share = None if result.weights is None else confidence(result.weights, result.probability)[rows]
+    share = None if result.weights is None else result.confidence[rows]
     which = "All" if count == len(source) else f"{count:,} of all {len(source):,}"
     even = "" if count == len(source) else ", evenly spaced"
     return Comparison(
@@ -62,7 +62,7 @@ def spectra(result: DenoiseResult, source: ParticleStack, denoised: ParticleStac
     seen = model_images(result, source, rows)
     clean = _of_side(torch.from_numpy(bright(result, denoised, rows)), preprocessor.model_box)
     ctf = magnitudes(result, source, rows)
-    mask = preprocessor.mask()
+    mask = preprocessor.mask(result.found.statistics[torch.from_numpy(rows)])
     again = (clean if ctf is None else filter_images(clean, ctf)) * mask
     noisy, after, rest = (radial_power(images).mean(0) for images in (seen, again, seen - again))
     put_back = "" if ctf is None else ", CTF put back"

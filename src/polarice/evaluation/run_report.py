@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..denoising import DenoiseResult, agreement_columns, confidence, effective_neighbours
+from ..denoising import DenoiseResult, agreement_columns, effective_neighbours
 from ..particles import ParticleStack
 from .content import (
     FileWritten,
@@ -124,7 +124,7 @@ def _key_figures(result: DenoiseResult, source: ParticleStack) -> tuple[KeyFigur
         ),
     ]
     if result.weights is not None:
-        taken, sure = result.weights.sum(1), confidence(result.weights, result.probability)
+        taken, sure = result.weights.sum(1), result.confidence
         equal = effective_neighbours(result.weights).mean()
         figures.append(KeyFigure("Taken from neighbours", f"{taken.mean():.0%}", "mean over particles"))
         figures.append(
@@ -142,7 +142,7 @@ def verdict(result: DenoiseResult) -> tuple[Notice, ...]:
     """What the confidences say of the run as a whole."""
     if result.weights is None:
         return ()
-    sure = confidence(result.weights, result.probability)
+    sure = result.confidence
     taken, mean = float(result.weights.sum(1).mean()), float(sure.mean())
     alone = float((sure < _ALONE).mean())
     if taken < _ALONE:
@@ -186,7 +186,7 @@ def _histograms(result: DenoiseResult) -> tuple[Histogram, ...]:
         Histogram(
             "Confidence",
             "confidence",
-            confidence(result.weights, result.probability),
+            result.confidence,
             "Share of an image that comes from neighbours of the same view, as likely as they are. Far to "
             "the left lie particles that found nobody of their view.",
         ),

@@ -35,7 +35,7 @@ class NoiseMoments:
     """
 
     def __init__(self, box: int, source_box: int) -> None:
-        self.rings = box // 2 + 1
+        self._box, self.rings = box, box // 2 + 1
         self._known = min(box, source_box) // 2
         fy, fx = frequency_grid(box, dtype=torch.float64)
         self._squared = (fy.square() + fx.square()).mul_(box * box).round_().long().flatten()
@@ -57,15 +57,25 @@ class NoiseMoments:
         terms = torch.ones_like(power), passed, passed.square(), power, power * passed, power.square()
         self._sums += torch.stack([term.double().sum(0).flatten().cpu() for term in terms])
 
-    def spectrum(self) -> Tensor:
+    def spectrum(self, *, planes: bool = False) -> Tensor:
         """Power of the noise on rings of 0, 1, … cycles per box, shape (box // 2 + 1,); white noise has 1.
 
         Within a radius the signal is the same; the noise is that within a ring. Rings where signal and noise
         are hard to tell apart follow those beside them.
+
+        Parameters
+        ----------
+        planes : bool
+            Leave out the axes of the spectrum, on which planes lie that the images had.
         """
         # By radius first: along a steep signal, power would seem to fall with c² or to rise.
         by_radius = torch.zeros(6, int(self._squared.max()) + 1, dtype=torch.float64)
-        by_radius.index_add_(1, self._squared, self._sums)
+        sums = self._sums
+        if planes:
+            sums = sums.clone().unflatten(1, (-1, self._box // 2 + 1))
+            sums[:, 0], sums[:, :, 0] = 0, 0
+            sums = sums.flatten(1)
+        by_radius.index_add_(1, self._squared, sums)
         count, passed, squared, power, mixed, fourth = by_radius
         slope = passed / squared.clamp_min(1e-12)
         ring = torch.arange(by_radius.shape[1]).sqrt().round().long()

@@ -4,26 +4,27 @@ A network sees images at its own box with protein bright, background 0, white no
 sign changes of the CTF undone, and nothing outside a soft disc. What makes the noise white acts on the signal
 too, and is told to the network as part of the CTF.
 
-No plane is fitted to the background: on crowded apoferritin, ice and single-frame stacks the slope
-fitted to the corners added more power at the lowest frequency than it took away.
+Where the ice of a stack slopes, a plane is taken off each image, and not put back: the fitted one, times how
+much of such planes is the ice's (`polarice.particles.planes`). Where it is even a fitted plane would add more
+power at the lowest frequency than it takes away.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import ParticleFileError, PolariceError
 from ..imaging import CTF, filter_images, fourier_resample, phase_flip, soft_disc
+from .crowding import EDGE_PX
+from .planes import planes
 from .scan import Contrast, ImageStatistics, StackScan
 from .stack import ParticleStack
 
 __all__ = ["Preprocessor"]
-
-# Width of the disc's soft edge, as in the training sets.
-_EDGE_PX = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Preprocessor:
     phase_flip : bool
         Whether the sign changes of the CTF are undone.
     mask_diameter_A : float
-        Where the soft disc ends; at most the box.
+        Where the soft disc ends, or the largest of several; at most the box.
     whiten : bool
         Whether the noise is made white, where its spectrum and the CTF are known.
+    mask_found : bool
+        Whether each half set has the disc that was found in it (`ImageStatistics.disc_A`).
     notices : tuple of str
         What the user should know about these choices.
 
@@ -65,6 +68,7 @@ class Preprocessor:
     phase_flip: bool
     mask_diameter_A: float
     whiten: bool = False
+    mask_found: bool = False
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,7 +90,7 @@ class Preprocessor:
         found: StackScan,
         *,
         contrast: Contrast | None = None,
-        mask_diameter_A: float | None = None,
+        mask_diameter_A: float | Literal["auto"] | None = "auto",
         ctf: bool = True,
         whiten: bool = True,
     ) -> Preprocessor:
@@ -99,8 +103,8 @@ class Preprocessor:
             From `scan` of this stack.
         contrast : {"bright", "dark"}, optional
             Overrides what the scan has found.
-        mask_diameter_A : float, optional
-            By default the box.
+        mask_diameter_A : float, "auto" or None
+            None is the box; so is ``auto`` where no other particles reach into it.
         ctf : bool
             Undo the CTF's sign changes, and tell the network its magnitude, where its parameters are there.
         whiten : bool
@@ -128,6 +132,17 @@ class Preprocessor:
                 f"The box of {stack.box} pixels is padded to the model's {found.model_box}: "
                 "detail beyond the stack's own Nyquist frequency stays empty."
             )
+        side_A, disc_A = stack.box * stack.pixel_size_A, found.statistics.disc_A
+        mask_found = mask_diameter_A == "auto" and disc_A is not None
+        diameter_A = mask_diameter_A if isinstance(mask_diameter_A, float | int) else side_A
+        if mask_found and disc_A is not None:
+            discs = disc_A.unique().tolist()
+            diameter_A = max(discs)
+            sizes = " and ".join(f"{disc:.0f}" for disc in discs)
+            notices.append(
+                f"Other particles reach into the boxes: a mask of {sizes} Å was found from the stack; "
+                "--mask-diameter sets it."
+            )
         return cls(
             box=stack.box,
             pixel_size_A=stack.pixel_size_A,
@@ -135,8 +150,9 @@ class Preprocessor:
             contrast=contrast or found.contrast or "bright",
             ctf_known=ctf and stack.has_ctf,
             phase_flip=ctf and stack.has_ctf and not stack.phase_flipped,
-            mask_diameter_A=mask_diameter_A or stack.box * stack.pixel_size_A,
+            mask_diameter_A=diameter_A,
             whiten=whiten and ctf and found.statistics.noise_power is not None,
+            mask_found=mask_found,
             notices=tuple(notices),
         )
 
@@ -150,10 +166,16 @@ class Preprocessor:
         """1 for bright protein, -1 for dark."""
         return 1.0 if self.contrast == "bright" else -1.0
 
-    def mask(self) -> Tensor:
-        """Soft disc, shape (model_box, model_box)."""
-        radius_px = self.mask_diameter_A / 2 / self.model_pixel_size_A
-        return soft_disc(self.model_box, radius_px, _EDGE_PX)
+    def mask(self, statistics: ImageStatistics) -> Tensor:
+        """Soft discs of some images, shape (b, model_box, model_box), or (1, …) where all have the same."""
+        discs = [self.mask_diameter_A]
+        which = torch.zeros(1, dtype=torch.long)
+        if self.mask_found and statistics.disc_A is not None:
+            values, which = statistics.disc_A.cpu().unique(return_inverse=True)
+            discs = values.tolist()
+        radii_px = [diameter / 2 / self.model_pixel_size_A for diameter in discs]
+        made = torch.stack([soft_disc(self.model_box, radius, EDGE_PX) for radius in radii_px])
+        return made[which].to(statistics.background.device)
 
     def transfer(self, ctf: CTF, statistics: ImageStatistics) -> Tensor | None:
         """What the signal has passed through on the half spectrum of the network's images.
@@ -197,6 +219,8 @@ class Preprocessor:
         Tensor, shape (b, model_box, model_box)
         """
         self._check(images, self.box)
+        if statistics.slopes is not None:
+            images = images - planes(statistics.slopes, self.box)
         model = fourier_resample(images, self.model_box)
         # The background goes first: a flip could turn its sign.
         model = model - _column(statistics.background)
@@ -207,7 +231,7 @@ class Preprocessor:
         whitening = self._whitening(statistics)
         if whitening is not None:
             model = filter_images(model, whitening)
-        return model * (self.sign / _column(statistics.noise_sigma)) * self.mask().to(model)
+        return model * (self.sign / _column(statistics.noise_sigma)) * self.mask(statistics).to(model)
 
     def inverse(self, denoised: Tensor, statistics: ImageStatistics) -> Tensor:
         """Images of a network in the stack's grey scale, contrast and box.

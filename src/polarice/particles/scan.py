@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ..errors import ParticleFileError
 from ..imaging import filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
+from .crowding import EDGE_PX, PowerProfile
 from .noise import NoiseMoments, whitening_filters
 from .outliers import find_outliers
+from .planes import PlaneMoments, fit_slopes
 from .stack import ParticleStack
 
 __all__ = ["Contrast", "ImageStatistics", "StackScan", "contrast_scores", "judge_contrast", "measure", "scan"]
@@ -54,26 +56,40 @@ class ImageStatistics:
         None where it is taken as white.
     kind : Tensor of int, shape (b,), or None
         Row of `noise_power` for each image.
+    slopes : Tensor, shape (b, 2), or None
+        How the ice rises along x and y, grey values per pixel of the stack; None where it is even.
+    disc_A : Tensor, shape (b,), or None
+        Diameter of the soft disc that leaves out the particles beside this one; None where none reach into
+        the boxes.
     """
 
     background: Tensor
     noise_sigma: Tensor
     noise_power: Tensor | None = None
     kind: Tensor | None = None
+    slopes: Tensor | None = None
+    disc_A: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.background)
 
     def __getitem__(self, index: slice | Tensor) -> ImageStatistics:
-        kind = None if self.kind is None else self.kind[index]
-        return replace(
-            self, background=self.background[index], noise_sigma=self.noise_sigma[index], kind=kind
+        each = (self.kind, self.slopes, self.disc_A)
+        return ImageStatistics(
+            self.background[index],
+            self.noise_sigma[index],
+            self.noise_power,
+            *(None if part is None else part[index] for part in each),
         )
 
     def to(self, device: torch.device | str) -> ImageStatistics:
         """Copy on another device."""
-        parts = (self.background, self.noise_sigma, self.noise_power, self.kind)
-        return ImageStatistics(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+        rest = (self.noise_power, self.kind, self.slopes, self.disc_A)
+        return ImageStatistics(
+            self.background.to(device),
+            self.noise_sigma.to(device),
+            *(None if part is None else part.to(device) for part in rest),
+        )
 
     def whitening(self, box: int) -> Tensor | None:
         """What makes each image's noise white, (b, box, box // 2 + 1); None where it is taken as that."""
@@ -100,6 +116,8 @@ class StackScan:
         First row with the very same pixels; a particle's own row unless it is a copy.
     outlier : Tensor of bool, shape (n,)
         Images unlike the others of their half set.
+    plane_share : tuple of float
+        For each half set, how much of a plane fitted to an image is taken off as the ice's.
     """
 
     model_box: int
@@ -108,6 +126,7 @@ class StackScan:
     contrast_z: float
     original: Tensor
     outlier: Tensor
+    plane_share: tuple[float, ...] = ()
 
     @property
     def copies(self) -> Tensor:
@@ -151,10 +170,12 @@ def scan(
     halves = torch.from_numpy(np.zeros(count, np.int8) if stack.half_sets is None else stack.half_sets)
     kinds = _kinds_of_noise(stack.optics_groups, halves)
     moments = [NoiseMoments(model_box, stack.box) for _ in range(int(kinds.max()) + 1)]
+    tilts = {half: PlaneMoments(model_box, stack.box) for half in halves.unique().tolist()}
+    profiles = {half: PowerProfile(model_box, stack.box) for half in tilts}
     # Made at once: small pieces that are kept between large ones that are not would break up the memory.
     statistics = ImageStatistics(torch.empty(count), torch.empty(count))
     scores, prints = torch.empty(count, _DISCS), torch.empty(count, dtype=torch.long)
-    extreme = torch.empty(count)
+    extreme, slopes = torch.empty(count), torch.empty(count, 2)
     unusable: list[int] = []
     for start in range(0, count, batch_size):
         rows = slice(start, min(start + batch_size, count))
@@ -172,20 +193,44 @@ def scan(
             unusable += (start + torch.nonzero(bad)[:, 0]).tolist()
         standard = (cropped - measured.background[:, None, None]) / sigma[:, None, None]
         extreme[rows] = standard.abs().amax((1, 2))
-        transfer = None
+        slopes[rows] = fit_slopes(images)
+        transfer = signs = None
         if stack.has_ctf:
             transfer = stack.ctf(rows).evaluate(model_box, stack.pixel_size_A * stack.box / model_box)
             for kind in kinds[rows].unique().tolist():
                 there = kinds[rows] == kind
                 moments[kind].add(standard[there], transfer[there])
+            signs = torch.where(transfer < 0, -1.0, 1.0) if flip else None
+        for half in halves[rows].unique().tolist():
+            there = halves[rows] == half
+            fitted = slopes[rows][there] / sigma[there, None]
+            tilts[half].add(standard[there], fitted)
+            profiles[half].add(standard[there], None if signs is None else signs[there], fitted)
         scores[rows] = contrast_scores(standard, transfer if flip else None)
         if progress is not None:
             progress(rows.stop)
     if unusable:
         raise _unusable(stack, unusable)
     contrast, z = judge_contrast(scores)
+    shares = {half: tilt.share() for half, tilt in tilts.items()}
+    share = torch.empty(count)
+    for half, value in shares.items():
+        share[halves == half] = value
+    if any(shares.values()):
+        statistics = replace(statistics, slopes=slopes * share[:, None])
+    gaps = {half: profile.gap(shares[half]) for half, profile in profiles.items()}
+    side_A = stack.box * stack.pixel_size_A
+    if any(gap is not None for gap in gaps.values()):
+        disc_A = torch.full((count,), side_A)
+        for half, gap in gaps.items():
+            if gap is not None:
+                disc_A[halves == half] = min(side_A, 2 * (gap + EDGE_PX) * side_A / model_box)
+        statistics = replace(statistics, disc_A=disc_A)
     if stack.has_ctf and not stack.premultiplied:
-        power = torch.stack([moment.spectrum() for moment in moments])
+        uneven = [bool((share[kinds == kind] > 0).any()) for kind in range(len(moments))]
+        power = torch.stack(
+            [moment.spectrum(planes=plane) for moment, plane in zip(moments, uneven, strict=True)]
+        )
         statistics = replace(statistics, noise_power=power, kind=kinds)
     outlier = torch.zeros(count, dtype=torch.bool)
     for half in halves.unique():
@@ -193,7 +238,9 @@ def scan(
         outlier[there] = find_outliers(
             statistics.background[there], statistics.noise_sigma[there], extreme[there]
         )
-    return StackScan(model_box, statistics, contrast, z, _first_of_each(prints), outlier)
+    return StackScan(
+        model_box, statistics, contrast, z, _first_of_each(prints), outlier, tuple(shares.values())
+    )
 
 
 def _kinds_of_noise(optics_groups: NDArray[np.int64], halves: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def unreadable(stack: ParticleStack, settings: StackSettings) -> Iterator[Polari
             reason, path=stack.path, hint="extract or resample the particles to a larger one"
         )
     diameter_A, side_A = settings.mask_diameter_A, stack.box * stack.pixel_size_A
-    if diameter_A is not None and not 0 < diameter_A <= side_A * (1 + 1e-6):
+    if isinstance(diameter_A, float | int) and not 0 < diameter_A <= side_A * (1 + 1e-6):
         reason = f"a mask diameter of {diameter_A:g} Å does not fit a box of {side_A:.1f} Å"
         yield ParticleFileError(reason, path=stack.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..particles import Contrast
 
@@ -23,8 +24,9 @@ class StackSettings:
         Overrides what the files say.
     contrast : {"bright", "dark"}, optional
         Contrast of the protein; found out by default.
-    mask_diameter_A : float, optional
-        Diameter of the disc outside of which nothing is looked at; the box by default.
+    mask_diameter_A : float, "auto" or None
+        Diameter of the disc outside of which nothing is looked at; None is the box. By default it is found
+        from the stack where other particles reach into the boxes.
     ctf : bool
         Use the CTF where its parameters are given: undo its sign changes, and tell the network.
     whiten : bool
@@ -38,7 +40,7 @@ class StackSettings:
     device: str = "auto"
     pixel_size_A: float | None = None
     contrast: Contrast | None = None
-    mask_diameter_A: float | None = None
+    mask_diameter_A: float | Literal["auto"] | None = "auto"
     ctf: bool = True
     whiten: bool = True
     mixed_precision: bool = True

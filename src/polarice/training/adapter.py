@@ -170,7 +170,9 @@ class Adapter:
         prepared, device, training = self.prepared, self.prepared.device, self.division.training
         some = training[np.unique(np.linspace(0, len(training) - 1, _SAMPLE).astype(int))]
         images, ctf = prepared.seen(some)
-        box, mask = prepared.preprocessor.model_box, prepared.preprocessor.mask()
+        box = prepared.preprocessor.model_box
+        # The half sets may have discs of their own: all that any shows.
+        mask = prepared.preprocessor.mask(prepared.found.statistics[torch.from_numpy(some)]).amax(0)
         images, ctf = images.cpu(), None if ctf is None else ctf.cpu()
         white = torch.ones(box, box // 2 + 1)
         noise = white if prepared.preprocessor.whiten else noise_spectrum(images, mask)

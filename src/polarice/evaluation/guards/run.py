@@ -106,6 +106,7 @@ def guard_stack(
         told,
         contrast=prepared.preprocessor.contrast,
         pixel_size_A=stack.pixel_size_A,
+        mask_diameter_A=prepared.preprocessor.mask_diameter_A,
         split_halves=False,
     )
     with scratch_folder(out) as scratch:
