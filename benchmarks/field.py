@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ from polarice.simulation import FieldResult, field_set
 DATA = Path(os.environ.get("POLARICE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 PLAIN: dict[str, Any] = {"noise": None, "gradient": 0.0, "crowding": 0.0, "junk": 0.0}
 ASKED = 1024
+Mask = float | Literal["auto"] | None
+
+
+def mask_diameter(text: str) -> Mask:
+    """An option's value."""
+    if text == "auto":
+        return "auto"
+    return None if text == "none" else float(text)
 
 
 def build(out: Path, arguments: argparse.Namespace, **changes: Any) -> FieldResult:
@@ -105,7 +113,7 @@ def neighbours(result: DenoiseResult, kinds: NDArray[np.int64]) -> dict[str, Any
 
 
 def measure(
-    made: FieldResult, models: list[str], mask_diameter_A: float | None = None, whiten: bool = True
+    made: FieldResult, models: list[str], mask_diameter_A: Mask = "auto", whiten: bool = True
 ) -> dict[str, Any]:
     """All figures of one stack."""
     junk = ParticleStack.open(made.clean).numeric("polariceJunk")
@@ -152,7 +160,9 @@ def main() -> None:
     parser.add_argument("--structure", default="6BQN")
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--particles", type=int, help="the first so many rows; all by default")
-    parser.add_argument("--mask-diameter", type=float, help="of polarice denoise, Å")
+    parser.add_argument(
+        "--mask-diameter", type=mask_diameter, default="auto", help="of polarice denoise: Å, auto or none"
+    )
     parser.add_argument("--no-whiten", action="store_true", help="of polarice denoise")
     parser.add_argument(
         "--ablate", action="store_true", help="also without each complication, and with each alone"

@@ -146,7 +146,7 @@ def _phases(result: GuardResult) -> Chapter:
     if true is not None:
         share, error = true
         lead += (
-            "Guesses may be right: measured on the particles themselves, whose detail the network had not "
+            " Guesses may be right: measured on the particles themselves, whose detail the network had not "
             f"seen, {share:.0%} ± {error:.0%} of what it drew is there."
         )
     words = (
