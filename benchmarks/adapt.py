@@ -91,14 +91,14 @@ def cases(data: Path) -> list[Case]:
     ]
 
 
-def coloured_stack(case: Case, out: Path, particles: int, snr: float) -> tuple[Path, Path]:
+def coloured_stack(case: Case, out: Path, particles: int, snr: float, ctf: bool = True) -> tuple[Path, Path]:
     """Simulate a stack, and give its noise a colour; returns it and the truth."""
     made = simulate(
         case.source,
         out,
         particles=particles,
         snr=snr,
-        ctf=True,
+        ctf=ctf,
         pixel_size_A=case.pixel_size_A,
         max_shift_px=2.0,
         seed=11,
@@ -106,7 +106,9 @@ def coloured_stack(case: Case, out: Path, particles: int, snr: float) -> tuple[P
     stack = ParticleStack.open(made.particles)
     everything = slice(None)
     clean = torch.from_numpy(ParticleStack.open(made.clean).images(everything))
-    seen = filter_images(clean, stack.ctf(everything).evaluate(BOX, stack.pixel_size_A))
+    seen = clean
+    if ctf:
+        seen = filter_images(clean, stack.ctf(everything).evaluate(BOX, stack.pixel_size_A))
     white = torch.from_numpy(stack.images(everything)) - seen
     twice = torch.full_like(case.noise, 2.0)
     twice[:, 0] = twice[:, -1] = 1
@@ -158,7 +160,9 @@ def simulated(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any
         if number not in arguments.cases:
             continue
         base = folder / f"case-{number}"
-        particles, clean = coloured_stack(case, base / "simulated", arguments.particles, arguments.snr)
+        particles, clean = coloured_stack(
+            case, base / "simulated", arguments.particles, arguments.snr, not arguments.no_ctf
+        )
         start = time.monotonic()
         result = adapt(particles, base / "adapted", AdaptSettings(steps=arguments.steps))
         minutes = (time.monotonic() - start) / 60
@@ -240,6 +244,9 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=75)
     parser.add_argument("--cases", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument(
+        "--no-ctf", action="store_true", help="simulate without: then the noise cannot be made white"
+    )
     parser.add_argument("--no-pairs", action="store_true")
     parser.add_argument("--keep", type=Path, help="work in this folder, and leave it")
     arguments = parser.parse_args()

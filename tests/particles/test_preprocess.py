@@ -164,7 +164,7 @@ def test_bare_stack_is_not_flipped_and_says_so(tmp_path: Path, write_stack: Buil
 def test_preprocessed_apoferritin(shared_data: Path) -> None:
     stack = ParticleStack.open(shared_data / "particles" / "apoferritin" / "native_128.star")
     found = scan(stack, 64)
-    tool = Preprocessor.for_stack(stack, found)
+    tool = Preprocessor.for_stack(stack, found, mask_diameter_A=None)
     images = torch.from_numpy(stack.images(slice(None)))
     model = tool.forward(images, tool.transfer(stack.ctf(slice(None)), found.statistics), found.statistics)
     average = model.mean(0)
