@@ -1,0 +1,1 @@
+"""Orientations of images from their common lines, without a reference."""
