@@ -23,6 +23,8 @@ _AT_ONCE = 24_000_000
 # Images from which the model of rays is learned, and how often.
 _LEARNED_FROM = 96
 _LEARNED = 3
+# What is taken for possible: nothing is certain, and nothing says nothing.
+_CORRELATIONS = 0.02, 0.9999
 
 
 class CommonLines(NamedTuple):
@@ -74,6 +76,15 @@ class RayModel(NamedTuple):
     def offset(self) -> Tensor:
         """What stands alone."""
         return -torch.log1p(-self.correlation.square()).sum()
+
+    def relearned(self, first: Tensor, second: Tensor) -> RayModel:
+        """The same with the correlation of pairs of rays (p, r), more than half of which are one.
+
+        Medians, because the others are strangers.
+        """
+        apart = (first - second).abs().square().median(0).values
+        powers = (first.abs().square() + second.abs().square()).median(0).values
+        return RayModel(self.power, (1 - apart / powers.clamp_min(1e-30)).clamp(*_CORRELATIONS))
 
     def log_ratio(self, first: Tensor, second: Tensor) -> Tensor:
         """How much likelier whitened rays (..., r) are to be one than strangers, natural logarithm.
@@ -129,11 +140,7 @@ def learn_ray_model(rays: Rays) -> RayModel:
         lines = find_common_lines(sample, model)
         score = lines.score[upper[0], upper[1]]
         i, j = upper[:, score >= score.median()]
-        whitened = Rays(model.whitened(sample), rays.radii)
-        first, second = whitened.at(i, lines.angles[i, j]), whitened.at(j, lines.angles[j, i])
-        product = (first.conj() * second).real.mean(0)
-        powers = (first.abs().square() + second.abs().square()).mean(0) / 2
-        model = RayModel(power, (product / powers).clamp(0.02, 0.98))
+        model = model.relearned(sample.at(i, lines.angles[i, j]), sample.at(j, lines.angles[j, i]))
     return model
 
 
@@ -165,21 +172,13 @@ def find_common_lines(
         for columns in blocks[number:]:
             mine, theirs, best = _best_lines(same[rows], same[columns], other[columns])
             mine, theirs = (part * (math.pi / half) for part in (mine, theirs))
-            angles[rows[:, None], columns] = mine
-            angles[columns[:, None], rows] = theirs.T
-            score[rows[:, None], columns] = best
-            score[columns[:, None], rows] = best.T
-            if columns is rows:
-                # Both orders were looked at: keep one.
-                lower = torch.ones_like(best, dtype=torch.bool).tril(-1)
-                block = angles[rows[:, None], columns]
-                block[lower] = theirs.T[lower]
-                angles[rows[:, None], columns] = block
+            # Each pair once: within a block both orders have been looked at.
+            pair = rows[:, None] < columns
+            i, j = (part[pair] for part in torch.broadcast_tensors(rows[:, None], columns))
+            angles[i, j], angles[j, i] = mine[pair], theirs[pair]
+            score[i, j] = score[j, i] = best[pair]
         progress(int(rows[-1]) + 1, count)
-    score = score + model.offset
-    score.fill_diagonal_(0)
-    angles.fill_diagonal_(0)
-    return CommonLines(angles, score)
+    return CommonLines(angles, (score + model.offset).fill_diagonal_(0))
 
 
 def _factors(rays: Rays, model: RayModel) -> tuple[Tensor, Tensor]:

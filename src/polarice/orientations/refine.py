@@ -1,0 +1,140 @@
+"""Orientations that make the rays agree along which images should meet.
+
+Where two images meet follows from their orientations. The sum over pairs of the log ratio that the two rays
+there are one, rather than strangers, is a smooth function of all orientations and shifts; from a good start it
+is climbed by gradients. It uses what the search for the best rays of each pair throws away: how much worse
+all others are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .common_lines import RayModel
+from .rays import Rays
+
+__all__ = ["Refined", "meeting_angles", "refine_orientations"]
+
+_STEPS = 120
+# Others that an image is compared with in a step.
+_PARTNERS = 64
+_FIRST_STEP, _LAST_STEP = math.radians(1.0), math.radians(0.02)
+# Steps after which the correlation of rays is measured anew, on views whose sine is larger.
+_RELEARN = 10
+_APART = 0.3
+_PIXELS_PER_RADIAN = 10.0
+
+
+class Refined(NamedTuple):
+    """Orientations and shifts after a refinement.
+
+    Attributes
+    ----------
+    rotations : Tensor, shape (n, 3, 3)
+    shifts_px : Tensor, shape (n, 2)
+        Where each particle lies, (x, y) from the origin.
+    """
+
+    rotations: Tensor
+    shifts_px: Tensor
+
+
+def meeting_angles(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where images of known orientations meet.
+
+    Parameters
+    ----------
+    first, second : Tensor, shape (..., 3, 3)
+        From specimen to image coordinates.
+
+    Returns
+    -------
+    mine, theirs : Tensor, shape (...)
+        Direction of the common line in either image, radians from x towards y.
+    sine : Tensor, shape (...)
+        Of the angle between the views: near 0 any line is a common one.
+    """
+    line = torch.linalg.cross(first[..., 2, :], second[..., 2, :])
+    mine = (first[..., :2, :] * line[..., None, :]).sum(-1)
+    theirs = (second[..., :2, :] * line[..., None, :]).sum(-1)
+    return _angle(mine), _angle(theirs), line.detach().norm(dim=-1)
+
+
+def _angle(vector: Tensor) -> Tensor:
+    return torch.atan2(vector[..., 1], vector[..., 0])
+
+
+def refine_orientations(
+    rays: Rays,
+    model: RayModel,
+    rotations: Tensor,
+    generator: torch.Generator,
+    *,
+    shifts: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Refined:
+    """Climb from orientations to better ones.
+
+    Parameters
+    ----------
+    rays : Rays
+        Of n images.
+    model : RayModel
+    rotations : Tensor, shape (n, 3, 3)
+        To start with.
+    generator : torch.Generator
+        Chooses who is compared with whom.
+    shifts : bool
+        Find out where the particles lie, too.
+    progress : callable
+        Called with steps done and in all.
+    """
+    count = len(rotations)
+    whitened = Rays(model.whitened(rays), rays.radii)
+    model = model._replace(power=torch.ones_like(model.power))
+    start = rotations.to(rays.radii)
+    turn = torch.zeros(count, 3, device=start.device, requires_grad=True)
+    shift = torch.zeros(count, 2, device=start.device, requires_grad=shifts)
+    optimiser = torch.optim.Adam([turn, shift] if shifts else [turn], betas=(0.8, 0.95))
+    everybody = torch.arange(count, device=start.device)
+    for step in range(_STEPS):
+        rate = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / (_STEPS - 1))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        current = torch.linalg.matrix_exp(_skew(turn)) @ start
+        offsets = torch.randperm(count - 1, generator=generator, device=generator.device)[: _PARTNERS // 2] + 1
+        partner = (everybody[:, None] + offsets.to(everybody)) % count
+        mine, theirs, sine = meeting_angles(current[:, None], current[partner])
+        rows = everybody[:, None].expand_as(partner)
+        first, second = whitened.at(rows, mine), whitened.at(partner, theirs)
+        if shifts:
+            moved = shift * _PIXELS_PER_RADIAN
+            along = _along(moved[:, None], mine) - _along(moved[partner], theirs)
+            phase = 2 * math.pi * along[..., None] * rays.radii
+            first = first * torch.polar(torch.ones_like(phase), phase)
+        if step % _RELEARN == 0:
+            seen = sine > _APART
+            model = model.relearned(first.detach()[seen], second.detach()[seen])
+        ratio = model.log_ratio(first, second)
+        loss = -(ratio * sine.square()).sum() / sine.square().sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        progress(step + 1, _STEPS)
+    with torch.no_grad():
+        return Refined(torch.linalg.matrix_exp(_skew(turn)) @ start, shift * _PIXELS_PER_RADIAN)
+
+
+def _along(shift: Tensor, angle: Tensor) -> Tensor:
+    return shift[..., 0] * angle.cos() + shift[..., 1] * angle.sin()
+
+
+def _skew(vector: Tensor) -> Tensor:
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
