@@ -38,10 +38,13 @@ class Refined(NamedTuple):
     rotations : Tensor, shape (n, 3, 3)
     shifts_px : Tensor, shape (n, 2)
         Where each particle lies, (x, y) from the origin.
+    confidence : Tensor, shape (n,)
+        Share of the images with which each meets along rays that are likelier to be one than strangers.
     """
 
     rotations: Tensor
     shifts_px: Tensor
+    confidence: Tensor
 
 
 def meeting_angles(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,33 +104,52 @@ def refine_orientations(
     turn = torch.zeros(count, 3, device=start.device, requires_grad=True)
     shift = torch.zeros(count, 2, device=start.device, requires_grad=shifts)
     optimiser = torch.optim.Adam([turn, shift] if shifts else [turn], betas=(0.8, 0.95))
-    everybody = torch.arange(count, device=start.device)
+    partners = min(count - 1, _PARTNERS)
+
+    def compare(number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rays at which each image meets some others, and the sines between the views."""
+        current = torch.linalg.matrix_exp(_skew(turn)) @ start
+        rows, others = _partners(count, number, generator, start.device)
+        mine, theirs, sine = meeting_angles(current[rows], current[others])
+        first, second = whitened.at(rows, mine), whitened.at(others, theirs)
+        if shifts:
+            moved = shift * _PIXELS_PER_RADIAN
+            along = _along(moved[rows], mine) - _along(moved[others], theirs)
+            phase = 2 * math.pi * along[..., None] * rays.radii
+            first = first * torch.polar(torch.ones_like(phase), phase)
+        return first, second, sine
+
     for step in range(_STEPS):
         rate = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / (_STEPS - 1))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        current = torch.linalg.matrix_exp(_skew(turn)) @ start
-        offsets = torch.randperm(count - 1, generator=generator, device=generator.device)[: _PARTNERS // 2] + 1
-        partner = (everybody[:, None] + offsets.to(everybody)) % count
-        mine, theirs, sine = meeting_angles(current[:, None], current[partner])
-        rows = everybody[:, None].expand_as(partner)
-        first, second = whitened.at(rows, mine), whitened.at(partner, theirs)
-        if shifts:
-            moved = shift * _PIXELS_PER_RADIAN
-            along = _along(moved[:, None], mine) - _along(moved[partner], theirs)
-            phase = 2 * math.pi * along[..., None] * rays.radii
-            first = first * torch.polar(torch.ones_like(phase), phase)
+        first, second, sine = compare(partners // 2)
         if step % _RELEARN == 0:
-            seen = sine > _APART
-            model = model.relearned(first.detach()[seen], second.detach()[seen])
-        ratio = model.log_ratio(first, second)
-        loss = -(ratio * sine.square()).sum() / sine.square().sum()
+            apart = sine > _APART
+            if not apart.any():
+                break
+            model = model.relearned(first.detach()[apart], second.detach()[apart])
+        loss = -(model.log_ratio(first, second) * sine.square()).sum() / sine.square().sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         progress(step + 1, _STEPS)
+    progress(_STEPS, _STEPS)
     with torch.no_grad():
-        return Refined(torch.linalg.matrix_exp(_skew(turn)) @ start, shift * _PIXELS_PER_RADIAN)
+        first, second, sine = compare(partners)
+        one = ((model.log_ratio(first, second) > 0) & (sine > _APART)).float().sum(1)
+        confidence = one / (sine > _APART).float().sum(1).clamp_min(1)
+        rotations = torch.linalg.matrix_exp(_skew(turn)) @ start
+        return Refined(rotations, shift * _PIXELS_PER_RADIAN, confidence)
+
+
+def _partners(
+    count: int, number: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Each image (n, m), and as many others for each, all of them equally often."""
+    offsets = torch.randperm(count - 1, generator=generator, device=generator.device)[:number] + 1
+    rows = torch.arange(count, device=device)[:, None].expand(-1, len(offsets))
+    return rows, (rows + offsets.to(device)) % count
 
 
 def _along(shift: Tensor, angle: Tensor) -> Tensor:
