@@ -1,7 +1,7 @@
 """Orientations of images from their common lines, without a reference."""
 
 from .common_lines import CommonLines, RayModel, common_lines_of, find_common_lines, learn_ray_model
-from .estimate import Orientations, estimate_orientations, views_differ
+from .estimate import Orientations, estimate_orientations, extend_orientations, views_differ
 from .inherit import choose_representatives, inherit_orientations
 from .rays import Rays, fourier_rays
 from .refine import Refined, refine_orientations
@@ -13,13 +13,14 @@ __all__ = [
     "Orientations",
     "RayModel",
     "Rays",
-    "RelativeRotations",
     "Refined",
+    "RelativeRotations",
     "Synchronised",
     "agree_on_hands",
     "choose_representatives",
     "common_lines_of",
     "estimate_orientations",
+    "extend_orientations",
     "find_common_lines",
     "fourier_rays",
     "inherit_orientations",

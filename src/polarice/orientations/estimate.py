@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..imaging import soft_disc
 from .common_lines import RayModel, find_common_lines, learn_ray_model
+from .inherit import inherit_orientations
 from .rays import Rays, fourier_rays
 from .refine import refine_orientations
 from .relative import relative_rotations
 from .synchronise import agree_on_hands, synchronise
 
-__all__ = ["Orientations", "estimate_orientations", "image_rays", "refine_all", "views_differ"]
+__all__ = ["Orientations", "estimate_orientations", "extend_orientations", "views_differ"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -68,45 +69,75 @@ def estimate_orientations(
     progress : callable
         Called with stage, done and in all.
     """
-    coarse, centre = image_rays(images, _COARSE, centred=shifts)
+    coarse, centre = _image_rays(images, _COARSE, centred=shifts)
     model = learn_ray_model(coarse)
     lines = find_common_lines(coarse, model, lambda *done: progress("find common lines", *done))
-    relative = relative_rotations(lines, torch.ones_like(lines.score))
+    relative = relative_rotations(lines)
     agreed = agree_on_hands(
         relative.rotations, relative.votes, generator, lambda *done: progress("agree on the hand", *done)
     )
     found = synchronise(
         agreed, relative.votes, generator, lambda *done: progress("synchronise orientations", *done)
     )
-    return refine_all(images, model, found.rotations, centre, generator, shifts=shifts, progress=progress)
+    return _refine(images, model, found.rotations, centre, generator, shifts, progress)
 
 
-def refine_all(
+def extend_orientations(
     images: Tensor,
-    model: RayModel,
+    members: Tensor,
     rotations: Tensor,
-    centre: Tensor,
+    neighbours: Tensor,
+    angles_deg: Tensor,
+    weights: Tensor,
     generator: torch.Generator,
     *,
     shifts: bool = True,
     progress: Progress = lambda stage, done, total: None,
 ) -> Orientations:
-    """Refine orientations, and say how sure they are.
+    """Orientations of all images from those of some: inherited from neighbours, then refined together.
 
     Parameters
     ----------
     images : Tensor, shape (n, y, x)
-    model : RayModel
-    rotations : Tensor, shape (n, 3, 3)
-        To start with.
-    centre : Tensor, shape (n, 2)
-        Where the particles lie, as far as that is known.
+        As for `estimate_orientations`.
+    members : Tensor of int, shape (m,)
+        Rows whose orientations are known.
+    rotations : Tensor, shape (m, 3, 3)
+    neighbours : Tensor of int, shape (n, k)
+        Rows, -1 in empty places.
+    angles_deg, weights : Tensor, shape (n, k)
+        How far each neighbour must be turned from x towards y to lie upon the image, and what it counts.
     generator : torch.Generator
     shifts : bool
-        Find out where they lie more exactly.
     progress : callable
+
+    Returns
+    -------
+    Orientations
+        The confidence of an image to which no path of neighbours leads is zero.
     """
-    rays, _ = image_rays(images, _FINE, centre=centre)
+    count = len(images)
+    known = torch.zeros(count, dtype=torch.bool, device=images.device)
+    known[members] = True
+    start = torch.eye(3, device=images.device).expand(count, 3, 3).clone()
+    start[members] = rotations.to(start)
+    start, reached = inherit_orientations(start, known, neighbours, angles_deg, weights)
+    coarse, centre = _image_rays(images, _COARSE, centred=shifts)
+    found = _refine(images, learn_ray_model(coarse), start, centre, generator, shifts, progress)
+    return found._replace(confidence=torch.where(reached, found.confidence, 0))
+
+
+def _refine(
+    images: Tensor,
+    model: RayModel,
+    rotations: Tensor,
+    centre: Tensor,
+    generator: torch.Generator,
+    shifts: bool,
+    progress: Progress,
+) -> Orientations:
+    """Refine orientations of images that lie about where ``centre`` says."""
+    rays, _ = _image_rays(images, _FINE, centre=centre)
     refined = refine_orientations(
         rays,
         model,
@@ -118,7 +149,7 @@ def refine_all(
     return Orientations(refined.rotations, refined.shifts_px + centre, refined.confidence)
 
 
-def image_rays(
+def _image_rays(
     images: Tensor, angles: int, *, centred: bool = False, centre: Tensor | None = None
 ) -> tuple[Rays, Tensor]:
     """Rays of images about their centres of mass, or about given centres.
@@ -136,13 +167,13 @@ def image_rays(
     largest = min(_LARGEST, math.floor(_SHARE * box / 2))
     radii = torch.arange(1, largest + 1, device=images.device) / box
     if centre is None:
-        centre = centres_of_mass(images) if centred else images.new_zeros(len(images), 2)
+        centre = _centres_of_mass(images) if centred else images.new_zeros(len(images), 2)
     parts = [fourier_rays(part, angles, radii).values for part in images.split(_IMAGES_AT_ONCE)]
     rays = Rays(torch.cat(parts), radii.to(images))
     return rays.moved(-centre), centre
 
 
-def centres_of_mass(images: Tensor) -> Tensor:
+def _centres_of_mass(images: Tensor) -> Tensor:
     """Centre of mass (n, 2) of each image within its disc, (x, y) in pixels from the origin."""
     box = images.shape[-1]
     axis = torch.arange(box, device=images.device, dtype=images.dtype) - box // 2

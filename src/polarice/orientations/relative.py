@@ -54,14 +54,12 @@ def rotations_about(axis: int, angle: Tensor) -> Tensor:
     return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
-def relative_rotations(lines: CommonLines, weights: Tensor, voters: int = _VOTERS) -> RelativeRotations:
+def relative_rotations(lines: CommonLines, voters: int = _VOTERS) -> RelativeRotations:
     """Rotations between all pairs of images.
 
     Parameters
     ----------
     lines : CommonLines
-    weights : Tensor, shape (n, n)
-        What the common line of a pair counts in the triangles that it is a side of, symmetric.
     voters : int
         Third images that are asked about a pair; spread over the stack, where it has more.
     """
@@ -72,10 +70,10 @@ def relative_rotations(lines: CommonLines, weights: Tensor, voters: int = _VOTER
     for rows in torch.arange(count, device=angles.device).split(max(1, _AT_ONCE // (count * asked))):
         # Others for every part of the images, so that nobody's errors are everybody's.
         third = (torch.linspace(0, count - 1, asked, device=angles.device).round().long() + rows[0]) % count
-        found = _vote(angles, weights, rows, third)
+        found = _vote(angles, rows, third)
         tilt[rows], votes[rows] = found
     # The two orders of a pair have asked different images where not all are asked.
-    better = votes.T > votes
+    better = votes < votes.T
     tilt, votes = torch.where(better, tilt.T, tilt), torch.maximum(votes, votes.T)
     rotations = rotations_about(2, angles) @ rotations_about(0, tilt) @ rotations_about(2, -angles.T)
     upper = torch.ones_like(votes, dtype=torch.bool).triu(1)[..., None, None]
@@ -84,7 +82,7 @@ def relative_rotations(lines: CommonLines, weights: Tensor, voters: int = _VOTER
     return RelativeRotations(rotations, votes.fill_diagonal_(0))
 
 
-def _vote(angles: Tensor, weights: Tensor, rows: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
+def _vote(angles: Tensor, rows: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
     """Angles between the planes of images ``rows`` and all others, and the share of voters behind each."""
     # (i, j, k): what lies between two lines within the first, the second and the third image.
     mine = angles[rows][:, third][:, None] - angles[rows][..., None]
@@ -92,10 +90,10 @@ def _vote(angles: Tensor, weights: Tensor, rows: Tensor, third: Tensor) -> tuple
     voter = angles[third][:, rows].T[:, None] - angles[third].T[None]
     sines = mine.sin() * theirs.sin()
     cosine = (voter.cos() - mine.cos() * theirs.cos()) / torch.where(sines.abs() < 1e-6, 1e-6, sines)
-    counts = weights[rows][:, third][:, None] * weights[:, third][None]
-    counts = counts * sines.abs() * (cosine.abs() < 1 + _SLACK)
-    # An image is no third to itself.
-    counts = counts * (third != rows[:, None])[:, None] * (third != torch.arange(len(angles))[:, None].to(third))
+    # An image is no third to itself, and flat triangles tell nothing.
+    everybody = torch.arange(len(angles), device=angles.device)
+    asked = sines.abs() * (third != rows[:, None])[:, None] * (third != everybody[:, None])
+    counts = asked * (cosine.abs() < 1 + _SLACK)
     tilt = cosine.clamp(-1, 1).acos()
     shape = tilt.shape[:2]
     place = (tilt * (_BINS / math.pi)).long().clamp_max(_BINS - 1)
@@ -109,5 +107,4 @@ def _vote(angles: Tensor, weights: Tensor, rows: Tensor, third: Tensor) -> tuple
     agree = torch.exp(-(tilt - peak[..., None]).square() / (2 * width**2)) * counts
     total = agree.sum(-1)
     refined = (agree * tilt).sum(-1) / total.clamp_min(1e-12)
-    votes = total / (weights[rows][:, third][:, None] * weights[:, third][None] * sines.abs()).sum(-1).clamp_min(1e-12)
-    return refined, votes
+    return refined, total / asked.sum(-1).clamp_min(1e-12)
