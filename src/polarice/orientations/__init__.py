@@ -1,7 +1,8 @@
 """Orientations of images from their common lines, without a reference."""
 
+from .alike import share_alike
 from .common_lines import CommonLines, RayModel, common_lines_of, find_common_lines, learn_ray_model
-from .estimate import Orientations, estimate_orientations, extend_orientations, views_differ
+from .estimate import Orientations, estimate_orientations, extend_orientations
 from .inherit import choose_representatives, inherit_orientations
 from .rays import Rays, fourier_rays
 from .refine import Refined, refine_orientations
@@ -27,6 +28,6 @@ __all__ = [
     "learn_ray_model",
     "refine_orientations",
     "relative_rotations",
+    "share_alike",
     "synchronise",
-    "views_differ",
 ]

@@ -9,15 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..conventions import random_rotations
+from ..errors import PolariceError
 from ..imaging import soft_disc
+from .alike import share_alike
 from .common_lines import RayModel, find_common_lines, learn_ray_model
-from .inherit import inherit_orientations
+from .inherit import inherit_orientations, offered_orientations
 from .rays import Rays, fourier_rays
-from .refine import refine_orientations
+from .refine import best_orientations, refine_orientations
 from .relative import relative_rotations
 from .synchronise import agree_on_hands, synchronise
 
-__all__ = ["Orientations", "estimate_orientations", "extend_orientations", "views_differ"]
+__all__ = ["Orientations", "estimate_orientations", "extend_orientations"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,8 +30,12 @@ _COARSE, _FINE = 60, 360
 _LARGEST, _SHARE = 16, 0.6
 _IMAGES_AT_ONCE = 256
 _DISC_EDGE_PX = 4.0
-# Mean squared sine of the angle between views below which they are all alike; 2/3 for all directions.
-_ALIKE = 0.03
+# Share of pairs that show one view above which there is nothing to find.
+_ALIKE = 0.5
+# Images by which orientations are judged; the share of good ones that are doubted; how many are tried then.
+_JUDGES = 64
+_DOUBTED = 0.02
+_EVERYWHERE = 4000
 
 
 class Orientations(NamedTuple):
@@ -68,9 +75,19 @@ def estimate_orientations(
         Find out where the particles lie; otherwise they are at the centre.
     progress : callable
         Called with stage, done and in all.
+
+    Raises
+    ------
+    PolariceError
+        All images show one view.
     """
     coarse, centre = _image_rays(images, _COARSE, centred=shifts)
     model = learn_ray_model(coarse)
+    if share_alike(coarse, model) > _ALIKE:
+        raise PolariceError(
+            "the particles show one view, and images of one view have no common lines",
+            hint="bring particles that are seen from several sides",
+        )
     lines = find_common_lines(coarse, model, lambda *done: progress("find common lines", *done))
     relative = relative_rotations(lines)
     agreed = agree_on_hands(
@@ -96,6 +113,9 @@ def extend_orientations(
 ) -> Orientations:
     """Orientations of all images from those of some: inherited from neighbours, then refined together.
 
+    Of what the neighbours of an image say, the orientation counts that lets it meet the images that are known
+    along the likeliest rays; if it is worse than those of nearly all that are known, any other is tried too.
+
     Parameters
     ----------
     images : Tensor, shape (n, y, x)
@@ -110,11 +130,6 @@ def extend_orientations(
     generator : torch.Generator
     shifts : bool
     progress : callable
-
-    Returns
-    -------
-    Orientations
-        The confidence of an image to which no path of neighbours leads is zero.
     """
     count = len(images)
     known = torch.zeros(count, dtype=torch.bool, device=images.device)
@@ -123,8 +138,22 @@ def extend_orientations(
     start[members] = rotations.to(start)
     start, reached = inherit_orientations(start, known, neighbours, angles_deg, weights)
     coarse, centre = _image_rays(images, _COARSE, centred=shifts)
-    found = _refine(images, learn_ray_model(coarse), start, centre, generator, shifts, progress)
-    return found._replace(confidence=torch.where(reached, found.confidence, 0))
+    model = learn_ray_model(coarse)
+    judges = members[torch.randperm(len(members), generator=generator)[:_JUDGES].to(members)]
+    others = torch.arange(count, device=images.device)[~known]
+    offered = offered_orientations(start, neighbours, angles_deg)
+    if len(others):
+        start[others], ratio = best_orientations(coarse, model, start, judges, others, offered[others])
+        usual = best_orientations(coarse, model, start, judges, members, start[members][:, None])[1]
+        # Whom no neighbour has told a good one looks everywhere.
+        lost = ~reached[others] | (ratio < usual.quantile(_DOUBTED))
+        seeking = others[lost]
+        if len(seeking):
+            everywhere = random_rotations(_EVERYWHERE, generator).to(start)[None]
+            tried, better = best_orientations(coarse, model, start, judges, seeking, everywhere)
+            gained = better > ratio[lost]
+            start[seeking[gained]] = tried[gained]
+    return _refine(images, model, start, centre, generator, shifts, progress)
 
 
 def _refine(
@@ -185,10 +214,3 @@ def _centres_of_mass(images: Tensor) -> Tensor:
     y = torch.einsum("nyx,yx,y->n", images, disc, axis) / mass
     found = torch.where(sure[:, None], torch.stack([x, y], -1), 0)
     return found.clamp(-box / 4, box / 4)
-
-
-def views_differ(rotations: Tensor) -> bool:
-    """Whether images (n, 3, 3) look from different sides: of one view there are no common lines."""
-    towards = rotations[:, 2]
-    squared = (towards @ towards.T).square().mean()
-    return bool(1 - squared > _ALIKE)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .relative import rotations_about
 from .synchronise import nearest_rotations
 
-__all__ = ["choose_representatives", "inherit_orientations"]
+__all__ = ["choose_representatives", "inherit_orientations", "offered_orientations"]
 
 _NOBODY = -1
 _ROUNDS = 50
@@ -66,8 +66,8 @@ def inherit_orientations(
 ) -> tuple[Tensor, Tensor]:
     """Give images the orientations of their neighbours, from neighbour to neighbour where it must be.
 
-    A neighbour that, turned by an angle, lies upon an image has its view: A_i = R_z(angle) A_j. One that must be
-    mirrored along y before sees it from the other side: A_i = R_z(angle) diag(1, -1, -1) A_j.
+    A neighbour that, turned by an angle, lies upon an image has its view: A_i = R_z(angle) A_j. One that must
+    be mirrored along y before sees it from the other side: A_i = R_z(angle) diag(1, -1, -1) A_j.
 
     Parameters
     ----------
@@ -88,10 +88,7 @@ def inherit_orientations(
     reached : Tensor of bool, shape (n,)
         Images that are known now. To the others no path leads; their rotations are identities.
     """
-    turn = rotations_about(2, torch.deg2rad(angles_deg.to(rotations)))
-    if mirrored is not None:
-        flip = torch.where(mirrored[..., None], rotations.new_tensor([1, -1, -1]), rotations.new_ones(3))
-        turn = turn * flip[..., None, :]
+    turn = _turns(angles_deg.to(rotations), mirrored)
     there = neighbours != _NOBODY
     rows = neighbours.clamp_min(0)
     counts = torch.where(there, weights.to(rotations), 0).clamp_min(0)
@@ -108,3 +105,28 @@ def inherit_orientations(
         if not new.any():
             break
     return current, reached
+
+
+def offered_orientations(
+    rotations: Tensor, neighbours: Tensor, angles_deg: Tensor, mirrored: Tensor | None = None
+) -> Tensor:
+    """What each neighbour says of an image's orientation, as for `inherit_orientations`.
+
+    Returns
+    -------
+    Tensor, shape (n, k + 1, 3, 3)
+        The image's own first, and again in empty places.
+    """
+    offered = _turns(angles_deg.to(rotations), mirrored) @ rotations[neighbours.clamp_min(0)]
+    own = rotations[:, None]
+    told = torch.where((neighbours != _NOBODY)[..., None, None], offered, own)
+    return torch.cat([own, told], 1)
+
+
+def _turns(angles_deg: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Rotations (..., 3, 3) from a neighbour's orientation to the image's."""
+    turn = rotations_about(2, torch.deg2rad(angles_deg))
+    if mirrored is None:
+        return turn
+    opposite = torch.where(mirrored[..., None], turn.new_tensor([1, -1, -1]), turn.new_ones(3))
+    return turn * opposite[..., None, :]

@@ -1,8 +1,8 @@
 """Orientations that make the rays agree along which images should meet.
 
 Where two images meet follows from their orientations. The sum over pairs of the log ratio that the two rays
-there are one, rather than strangers, is a smooth function of all orientations and shifts; from a good start it
-is climbed by gradients. It uses what the search for the best rays of each pair throws away: how much worse
+there are one, rather than strangers, is a smooth function of all orientations and shifts; from a good start
+it is climbed by gradients. It uses what the search for the best rays of each pair throws away: how much worse
 all others are.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from .common_lines import RayModel
 from .rays import Rays
 
-__all__ = ["Refined", "meeting_angles", "refine_orientations"]
+__all__ = ["Refined", "best_orientations", "meeting_angles", "refine_orientations"]
 
 _STEPS = 120
 # Others that an image is compared with in a step.
@@ -28,6 +28,8 @@ _FIRST_STEP, _LAST_STEP = math.radians(1.0), math.radians(0.02)
 _RELEARN = 10
 _APART = 0.3
 _PIXELS_PER_RADIAN = 10.0
+# Numbers of rays in memory at once, where candidates are compared.
+_CANDIDATES_AT_ONCE = 6_000_000
 
 
 class Refined(NamedTuple):
@@ -141,6 +143,55 @@ def refine_orientations(
         confidence = one / (sine > _APART).float().sum(1).clamp_min(1)
         rotations = torch.linalg.matrix_exp(_skew(turn)) @ start
         return Refined(rotations, shift * _PIXELS_PER_RADIAN, confidence)
+
+
+@torch.no_grad()
+def best_orientations(
+    rays: Rays,
+    model: RayModel,
+    rotations: Tensor,
+    members: Tensor,
+    rows: Tensor,
+    candidates: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The best of several orientations for each of some images, judged by images that have theirs.
+
+    Parameters
+    ----------
+    rays : Rays
+        Of n images.
+    model : RayModel
+    rotations : Tensor, shape (n, 3, 3)
+        Looked at where they are known.
+    members : Tensor of int, shape (m,)
+        Images that judge.
+    rows : Tensor of int, shape (b,)
+        Images that are judged.
+    candidates : Tensor, shape (b, c, 3, 3) or (1, c, 3, 3)
+
+    Returns
+    -------
+    rotations : Tensor, shape (b, 3, 3)
+    ratio : Tensor, shape (b,)
+        Mean log ratio at the common lines.
+    """
+    judges = rotations[members]
+    whitened = Rays(model.whitened(rays), rays.radii)
+    model = model._replace(power=torch.ones_like(model.power))
+    options = candidates.expand(len(rows), -1, -1, -1)
+    size = max(1, _CANDIDATES_AT_ONCE // (options.shape[1] * len(members) * len(rays.radii)))
+    best, ratio = [], []
+    for some in torch.arange(len(rows), device=rows.device).split(size):
+        told = options[some]
+        mine, theirs, sine = meeting_angles(told[:, :, None], judges)
+        first = whitened.at(rows[some, None, None].expand_as(mine), mine)
+        second = whitened.at(members.expand_as(mine), theirs)
+        weight = sine.square()
+        mean = (model.log_ratio(first, second) * weight).sum(-1) / weight.sum(-1)
+        largest, place = mean.max(1)
+        best.append(told[torch.arange(len(some), device=rows.device), place])
+        ratio.append(largest)
+    return torch.cat(best), torch.cat(ratio)
 
 
 def _partners(

@@ -98,7 +98,7 @@ def _vote(angles: Tensor, rows: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
     shape = tilt.shape[:2]
     place = (tilt * (_BINS / math.pi)).long().clamp_max(_BINS - 1)
     histogram = counts.new_zeros(*shape, _BINS).scatter_add_(-1, place, counts)
-    centres = (torch.arange(_BINS, device=angles.device) + 0.5) * (math.pi / _BINS)
+    centres = (torch.arange(_BINS, device=angles.device, dtype=angles.dtype) + 0.5) * (math.pi / _BINS)
     width = math.radians(_SMOOTHING_DEG)
     near = torch.exp(-(centres[:, None] - centres).square() / (2 * width**2))
     smooth = histogram @ near

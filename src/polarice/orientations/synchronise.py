@@ -3,8 +3,8 @@
 J R J, J = diag(1, 1, -1), is what a rotation looks like in the mirror. Split rotations into what the mirror
 leaves and what it turns round, R = P + Q, J R J = P - Q. Three rotations around a triangle give
 tr R₁R₂R₃ = 3 if their hands agree, and with hands s the trace is
-tr P₁P₂P₃ + s₁s₂ tr Q₁Q₂P₃ + s₂s₃ tr P₁Q₂Q₃ + s₃s₁ tr Q₁P₂Q₃: traces with one Q or three vanish. Summed over all
-triangles that is a quadratic form of the hands, whose power iteration is one product of 3n x 3n matrices
+tr P₁P₂P₃ + s₁s₂ tr Q₁Q₂P₃ + s₂s₃ tr P₁Q₂Q₃ + s₃s₁ tr Q₁P₂Q₃: traces with one Q or three vanish. Summed over
+all triangles that is a quadratic form of the hands, whose power iteration is one product of 3n x 3n matrices
 (Shkolnisky & Singer 2012 and Pragier et al. 2016 compare hands triangle by triangle).
 """
 
@@ -98,10 +98,10 @@ def synchronise(
 ) -> Synchronised:
     """Orientations of images, and which of the rotations between them are right.
 
-    If all were right, the 3n x 3n matrix of blocks A_i A_jᵀ would have rank three, and its leading eigenvectors
-    were the A_i. Angles between what is told and what follows are then those of a mixture: rotations that are
-    right but for a Gaussian error, and any rotations. Its posterior weighs the pairs in the next round, in which
-    each pair also takes the hand that fits.
+    If all were right, the 3n x 3n matrix of blocks A_i A_jᵀ would have rank three, and its leading
+    eigenvectors were the A_i. Angles between what is told and what follows are then those of a mixture:
+    rotations that are right but for a Gaussian error, and any rotations. Its posterior weighs the pairs in
+    the next round, in which each pair also takes the hand that fits.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """A particle stack in, the same particles with orientations out; nobody gives a reference.
 
 Orientations are found in denoised images and written beside the original ones: no denoised pixel goes on.
-The images of both half sets are oriented together, so that they share one frame and one hand; a refinement that
-is to be judged by half maps has to go on from there with each half by itself.
+The images of both half sets are oriented together, so that they share one frame and one hand; a refinement
+that is to be judged by half maps has to go on from there with each half by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ..orientations import (
     choose_representatives,
     estimate_orientations,
     extend_orientations,
-    views_differ,
 )
 from ..particles import ParticleStack, origin_columns, particle_tables, write_star
 from ..stacks import (
@@ -188,13 +187,10 @@ def abinitio(
     company = _Company.of(denoised, stack, settings)
     with timed(seconds, "find orientations"):
         images = _grey_scale(torch.from_numpy(denoised.images(slice(None)))).to(device)
-        found, members = _orient(images, company, settings, report)
-    if not views_differ(found.rotations):
-        raise ParticleFileError(
-            "all particles show one view, and images of one view have no common lines",
-            path=stack.path,
-            hint="bring particles that are seen from several sides",
-        )
+        try:
+            found, members = _orient(images, company, settings, report)
+        except PolariceError as error:
+            raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
     centre = found.shifts_px.cpu().numpy()
     result = AbInitioResult(
         stack.path,
@@ -315,8 +311,6 @@ def _orient(
         return estimate_orientations(images, generator, **told), np.arange(len(images))
     members = choose_representatives(company.rows, company.likely, settings.representatives)
     some = estimate_orientations(images[members.to(images.device)], generator, **told)
-    if not views_differ(some.rotations):
-        return some, members.numpy()
     rows, likely, angles = (
         torch.from_numpy(part).to(images.device)
         for part in (company.rows, company.likely, company.angles_deg)
