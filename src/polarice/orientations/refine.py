@@ -183,7 +183,7 @@ def best_orientations(
     best, ratio = [], []
     for some in torch.arange(len(rows), device=rows.device).split(size):
         told = options[some]
-        mine, theirs, sine = meeting_angles(told[:, :, None], judges)
+        mine, theirs, sine = meeting_angles(told[:, :, None], judges[None, None])
         first = whitened.at(rows[some, None, None].expand_as(mine), mine)
         second = whitened.at(members.expand_as(mine), theirs)
         weight = sine.square()
