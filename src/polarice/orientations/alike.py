@@ -12,6 +12,9 @@ __all__ = ["share_alike"]
 
 # Images that are compared with each other.
 _COMPARED = 48
+# Angles that are tried between two rays; and what is taken for one, though interpolation has its errors.
+_FINER = 5
+_SURE = 0.95
 
 
 def share_alike(rays: Rays, model: RayModel) -> float:
@@ -27,6 +30,7 @@ def share_alike(rays: Rays, model: RayModel) -> float:
     """
     count = len(rays.values)
     some = torch.linspace(0, count - 1, min(count, _COMPARED), device=rays.radii.device).round().long()
+    model = model._replace(correlation=model.correlation.clamp_max(_SURE))
     half = model.whitened(Rays(rays.values[some], rays.radii))
     whole = torch.cat([half, half.conj()], 1).mT  # (n, r, 2m)
     powers = (whole.abs().square().mean(-1) * model.power_weight).sum(-1)
@@ -40,5 +44,10 @@ def share_alike(rays: Rays, model: RayModel) -> float:
 
 def _largest_products(first: Tensor, second: Tensor) -> Tensor:
     """Largest mean product of all rays of two images over the angle between them, shape (n, n)."""
-    products = torch.einsum("irf,jrf->ijf", first, second.conj())
-    return torch.fft.ifft(products).real.amax(-1) / first.shape[-1]
+    count = first.shape[-1]
+    products = torch.fft.fftshift(torch.einsum("irf,jrf->ijf", first, second.conj()), dim=-1)
+    # Zeros around the spectrum are angles between the rays.
+    padded = torch.nn.functional.pad(products, 2 * (count * (_FINER - 1) // 2,))
+    between = torch.fft.ifft(torch.fft.ifftshift(padded, dim=-1)).real * _FINER
+    largest: Tensor = between.amax(-1) / count
+    return largest

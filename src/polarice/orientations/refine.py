@@ -210,4 +210,5 @@ def _along(shift: Tensor, angle: Tensor) -> Tensor:
 def _skew(vector: Tensor) -> Tensor:
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    skew: Tensor = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return skew

@@ -51,7 +51,8 @@ def rotations_about(axis: int, angle: Tensor) -> Tensor:
         rows = [one, zero, zero, zero, c, -s, zero, s, c]
     else:
         rows = [c, -s, zero, s, c, zero, zero, zero, one]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    rotations: Tensor = torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return rotations
 
 
 def relative_rotations(lines: CommonLines, voters: int = _VOTERS) -> RelativeRotations:

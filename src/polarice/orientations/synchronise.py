@@ -145,8 +145,8 @@ def nearest_rotations(matrices: Tensor) -> Tensor:
     """Rotations (..., 3, 3) that lie nearest to matrices (..., 3, 3)."""
     u, _, vh = torch.linalg.svd(matrices)
     sign = torch.linalg.det(u @ vh)
-    u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1)
-    return u @ vh
+    nearest: Tensor = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
+    return nearest
 
 
 def _gaussian_volume(spread: float) -> float:
