@@ -47,6 +47,10 @@ __all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
 
 _RELION_31 = 30001
 _FEWEST = 16
+_HALVES = (
+    "Orientations of both half sets were found together, as a start: half maps that are to be compared need "
+    "a refinement of each half by itself."
+)
 # Pixels at the edge of an image whose mean is its background.
 _EDGE_PX = 4.0
 
@@ -180,7 +184,7 @@ def abinitio(
     for earlier in (star, record):
         earlier.unlink(missing_ok=True)
     seconds: dict[str, float] = {}
-    notices: list[str] = []
+    notices = () if stack.half_sets is None else (_HALVES,)
     if denoised is None:
         made = _denoise(stack, out / "denoised", settings, resume, overwrite, report, seconds)
         denoised = ParticleStack.open(made)
@@ -202,7 +206,7 @@ def abinitio(
         found.confidence.cpu().numpy(),
         members,
         seconds,
-        tuple(notices),
+        notices,
     )
     angles = matrix_to_euler(found.rotations.double()).cpu().numpy()
     columns = {f"rlnAngle{name}": angles[:, k] for k, name in enumerate(("Rot", "Tilt", "Psi"))}
