@@ -1,4 +1,4 @@
-"""What `peers.py` asks of ASPIRE: run by a Python that has ASPIRE, and never imported.
+"""What `peers.py` and `common_lines.py` ask of ASPIRE: run by a Python that has ASPIRE, and never imported.
 
 ASPIRE (GPL-3.0) and polarice meet in files alone. Prints one JSON line. Reading the input and writing
 the result are part of the time that is measured; importing ASPIRE is not.
@@ -13,6 +13,7 @@ import time
 import aspire
 import mrcfile
 import numpy as np
+from aspire.abinitio import CLSync3N
 from aspire.basis import FFBBasis2D
 from aspire.classification import BFTAverager2D, RIRClass2D
 from aspire.denoising import DenoiserCov2D
@@ -52,10 +53,17 @@ def neighbours(source: ArrayImageSource, count: int) -> tuple[np.ndarray, dict[s
     return rows, {"classify": time.perf_counter() - start}
 
 
+def orientations(source: ArrayImageSource) -> tuple[np.ndarray, dict[str, float]]:
+    """Rotations (n, 3, 3) from specimen to image coordinates, by common lines without a shift search."""
+    # Its own are the inverses.
+    rotations = CLSync3N(source, max_shift=0, seed=0).estimate_rotations()
+    return rotations.transpose(0, 2, 1), {}
+
+
 def main() -> None:
     """Do one job on one stack after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=["cwf", "class-average", "neighbours"])
+    parser.add_argument("job", choices=["cwf", "class-average", "neighbours", "orientations"])
     parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …")
     parser.add_argument("--noise-variance", type=float, default=1.0)
     parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
@@ -70,10 +78,14 @@ def main() -> None:
             result, stages = cwf(source, arguments.noise_variance)
         elif arguments.job == "neighbours":
             result, stages = neighbours(source, arguments.neighbours)
+        elif arguments.job == "orientations":
+            result, stages = orientations(source)
         else:
             result, stages = class_average(source, arguments.neighbours)
         if arguments.job == "neighbours":
             np.save(out, result.astype(np.int64))
+        elif arguments.job == "orientations":
+            np.save(out, result)
         else:
             write_stack(out, result, pixel_size_A)
         done.append({"images": len(images), "seconds": time.perf_counter() - start, "stages": stages})

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 
 from .. import __version__
 from ..errors import PolariceError
+from .abinitio import abinitio
 from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .guard import guard
@@ -35,6 +36,7 @@ for command in (
     denoise,
     neighbours,
     classify,
+    abinitio,
     guard,
     evaluate,
     demo,

@@ -52,12 +52,19 @@ from .neighbour_benchmark import (
     neighbour_benchmark_table,
 )
 from .neighbour_report import neighbour_report
+from .orientations import (
+    RANDOM_ORIENTATIONS_DEG,
+    OrientationErrors,
+    orientation_errors,
+    register_orientations,
+)
 from .report import report_html, write_report
 from .run_report import run_report, verdict
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = [
     "QUICK_DIAGNOSTICS",
+    "RANDOM_ORIENTATIONS_DEG",
     "AngleProfile",
     "AttentionDiagnostics",
     "AttentionMap",
@@ -76,6 +83,7 @@ __all__ = [
     "NeighbourBenchmarkSettings",
     "Neighbourhood",
     "Notice",
+    "OrientationErrors",
     "RadialCurve",
     "RadialCurves",
     "ReportContent",
@@ -102,8 +110,10 @@ __all__ = [
     "neighbour_angles_deg",
     "neighbour_benchmark_table",
     "neighbour_report",
+    "orientation_errors",
     "psnr",
     "radial_power",
+    "register_orientations",
     "relative_mse",
     "relative_mse_per_image",
     "report_html",

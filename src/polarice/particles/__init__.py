@@ -10,6 +10,7 @@ from .preprocess import Preprocessor
 from .scan import Contrast, ImageStatistics, StackScan, measure, scan
 from .stack import ParticleStack
 from .star import StarTable, format_values, read_star, write_star
+from .tables import origin_columns, particle_tables
 from .writer import ParticleWriter, denoised_columns
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "format_description",
     "format_values",
     "measure",
+    "origin_columns",
+    "particle_tables",
     "read_cs",
     "read_header",
     "read_star",

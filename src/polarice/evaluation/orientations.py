@@ -1,0 +1,90 @@
+"""How far orientations that were found lie from the true ones, whatever their frame and hand."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["RANDOM_ORIENTATIONS_DEG", "OrientationErrors", "orientation_errors", "register_orientations"]
+
+# Mean angle of a uniform rotation, π/2 + 2/π: what guesses are wrong by.
+RANDOM_ORIENTATIONS_DEG = math.degrees(math.pi / 2 + 2 / math.pi)
+
+_MIRROR = (1.0, 1.0, -1.0)
+
+
+class OrientationErrors(NamedTuple):
+    """Distances of registered orientations from the truth.
+
+    Attributes
+    ----------
+    angles_deg : Tensor, shape (n,)
+        Angle of the rotation between each one and the true one.
+    mirrored : bool
+        Whether the mirror image fits better.
+    """
+
+    angles_deg: Tensor
+    mirrored: bool
+
+    @property
+    def mean_deg(self) -> float:
+        """Mean angle."""
+        return float(self.angles_deg.mean())
+
+    @property
+    def median_deg(self) -> float:
+        """Median angle."""
+        return float(self.angles_deg.median())
+
+
+def register_orientations(found: Tensor, true: Tensor) -> tuple[Tensor, bool]:
+    """Turn, and mirror if it must be, orientations so that they lie nearest to others.
+
+    The rotation of the specimen O maximises Σ tr (A_i O) Bᵢᵀ, so it is the nearest to Σ A_iᵀ B_i; the
+    mirror image of the specimen makes of A the orientation J A J, J = diag(1, 1, -1).
+
+    Parameters
+    ----------
+    found, true : Tensor, shape (n, 3, 3)
+        From specimen to image coordinates.
+
+    Returns
+    -------
+    registered : Tensor, shape (n, 3, 3)
+    mirrored : bool
+    """
+    true, found = true.double(), found.double()
+    mirror = torch.tensor(_MIRROR, dtype=torch.float64, device=found.device)
+    best, best_fit, best_mirrored = found, -math.inf, False
+    for mirrored in (False, True):
+        told = found * mirror[:, None] * mirror if mirrored else found
+        u, _, vh = torch.linalg.svd(torch.einsum("iab,iac->bc", told, true))
+        u = u * torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vh))], dtype=u.dtype, device=u.device)
+        registered = told @ (u @ vh)
+        # Squared distances suffer from outliers, angles less.
+        fit = -float(_angles_deg(registered, true).mean())
+        if fit > best_fit:
+            best, best_fit, best_mirrored = registered, fit, mirrored
+    return best, best_mirrored
+
+
+def orientation_errors(found: Tensor, true: Tensor) -> OrientationErrors:
+    """Angles between orientations and the true ones after registration (`register_orientations`).
+
+    Parameters
+    ----------
+    found, true : Tensor, shape (n, 3, 3)
+        From specimen to image coordinates.
+    """
+    registered, mirrored = register_orientations(found, true)
+    return OrientationErrors(_angles_deg(registered, true.double()), mirrored)
+
+
+def _angles_deg(first: Tensor, second: Tensor) -> Tensor:
+    """Angles of the rotations between; exact also where they are small, unlike the arc cosine of a trace."""
+    chord = (first - second).square().sum((-1, -2)).sqrt() / (2 * math.sqrt(2))
+    return torch.rad2deg(2 * chord.clamp(max=1).asin())

@@ -1,0 +1,325 @@
+"""A particle stack in, the same particles with orientations out; nobody gives a reference.
+
+Orientations are found in denoised images and written beside the original ones: no denoised pixel goes on.
+The images of both half sets are oriented together, so that they share one frame and one hand; a refinement
+that is to be judged by half maps has to go on from there with each half by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import __version__
+from ..conventions import matrix_to_euler
+from ..denoising import DenoiseSettings, denoise_stack
+from ..devices import resolve_device
+from ..errors import ParticleFileError, PolariceError
+from ..files import make_folder, prepare_output, whole
+from ..imaging import soft_disc
+from ..orientations import (
+    Orientations,
+    choose_representatives,
+    estimate_orientations,
+    extend_orientations,
+)
+from ..particles import ParticleStack, origin_columns, particle_tables, write_star
+from ..stacks import (
+    NEIGHBOUR_FILE,
+    GivenNeighbours,
+    Progress,
+    open_stack,
+    require_fit,
+    timed,
+    unreadable,
+    write_record,
+)
+
+__all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
+
+_RELION_31 = 30001
+_FEWEST = 16
+_HALVES = (
+    "Orientations of both half sets were found together, as a start: half maps that are to be compared need "
+    "a refinement of each half by itself."
+)
+# Pixels at the edge of an image whose mean is its background.
+_EDGE_PX = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbInitioSettings:
+    """How orientations are found.
+
+    Attributes
+    ----------
+    denoised : path-like, optional
+        The stack as `polarice denoise` has written it; without it the stack is denoised first.
+    denoising : DenoiseSettings
+        How that is done. Its device is that of all computing.
+    representatives : int
+        Images between which common lines are looked for; the others take the orientations of their
+        neighbours among them to start with.
+    shifts : bool
+        Find out where the particles lie; otherwise each is taken to be at the centre of its box.
+    seed : int
+    """
+
+    denoised: str | Path | None = None
+    denoising: DenoiseSettings = field(default_factory=DenoiseSettings)
+    representatives: int = 500
+    shifts: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AbInitioResult:
+    """Orientations of a stack.
+
+    Attributes
+    ----------
+    source, star : Path
+        Input and output.
+    denoised : Path
+        The denoised stack that was looked at.
+    settings : AbInitioSettings
+    rotations : ndarray, shape (n, 3, 3)
+        From specimen to image coordinates, up to one rotation and one mirror image of all.
+    centre_px : ndarray, shape (n, 2)
+        Where each particle lies, (x, y) in pixels of the stack from the centre of the box.
+    confidence : ndarray, shape (n,)
+        Share of the other images with which each meets along rays likelier to be one than strangers.
+    representatives : ndarray of int
+        Rows of the images between which common lines were looked for.
+    seconds : dict
+        Time of each stage.
+    notices : tuple of str
+    files : dict
+        Files written, and what they are.
+    """
+
+    source: Path
+    star: Path
+    denoised: Path
+    settings: AbInitioSettings
+    rotations: NDArray[np.float32]
+    centre_px: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    representatives: NDArray[np.int64]
+    seconds: dict[str, float]
+    notices: tuple[str, ...]
+    files: dict[str, str] = field(default_factory=dict)
+
+    def configuration(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        told = asdict(self.settings)
+        told["denoised"] = str(self.denoised)
+        told["denoising"] = {k: str(v) if isinstance(v, Path) else v for k, v in told["denoising"].items()}
+        return {"polarice": __version__, "source": str(self.source), "settings": told}
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the run as plain values."""
+        return {
+            "particles": len(self.rotations),
+            "representatives": len(self.representatives),
+            "mean_confidence": round(float(self.confidence.mean()), 4),
+            "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
+            "notices": list(self.notices),
+            "files": self.files,
+        }
+
+
+def abinitio(
+    particles: str | Path,
+    out: str | Path,
+    settings: AbInitioSettings | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> AbInitioResult:
+    """Find the orientations of a stack's particles without a reference, file to file.
+
+    Parameters
+    ----------
+    particles : path-like
+        The original stack: ``.star``, ``.cs``, ``.mrcs`` or ``.mrc``.
+    out : path-like
+        Folder for ``particles.star`` (the original images with orientations, origins and
+        ``polariceOrientationConfidence``), ``abinitio.json`` and, if nobody gives one, ``denoised/``.
+    settings : AbInitioSettings, optional
+    overwrite : bool
+        Allow a folder that is not empty.
+    resume : bool
+        Go on with a run that was interrupted in this folder: what is denoised is kept.
+    progress : callable, optional
+        Called with (stage, done, in all).
+
+    Returns
+    -------
+    AbInitioResult
+
+    Raises
+    ------
+    PolariceError
+        Anything wrong with the input, before any computing; or particles that all show one view.
+    """
+    settings, out = settings or AbInitioSettings(), Path(out)
+    report = progress or (lambda stage, done, total: None)
+    prepare_output(out, overwrite or resume)
+    device = resolve_device(settings.denoising.device)
+    stack = open_stack(particles, settings.denoising)
+    denoised = None if settings.denoised is None else ParticleStack.open(settings.denoised)
+    require_fit(stack, chain(_misfits(stack, settings, denoised), unreadable(stack, settings.denoising)))
+    make_folder(out)
+    star, record = out / "particles.star", out / "abinitio.json"
+    for earlier in (star, record):
+        earlier.unlink(missing_ok=True)
+    seconds: dict[str, float] = {}
+    notices = () if stack.half_sets is None else (_HALVES,)
+    if denoised is None:
+        made = _denoise(stack, out / "denoised", settings, resume, overwrite, report, seconds)
+        denoised = ParticleStack.open(made)
+    company = _Company.of(denoised, stack, settings)
+    with timed(seconds, "find orientations"):
+        images = _grey_scale(torch.from_numpy(denoised.images(slice(None)))).to(device)
+        try:
+            found, members = _orient(images, company, settings, report)
+        except PolariceError as error:
+            raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
+    centre = found.shifts_px.cpu().numpy()
+    result = AbInitioResult(
+        stack.path,
+        star,
+        denoised.path,
+        settings,
+        found.rotations.cpu().numpy(),
+        centre,
+        found.confidence.cpu().numpy(),
+        members,
+        seconds,
+        notices,
+    )
+    angles = matrix_to_euler(found.rotations.double()).cpu().numpy()
+    columns = {f"rlnAngle{name}": angles[:, k] for k, name in enumerate(("Rot", "Tilt", "Psi"))}
+    columns |= origin_columns(stack, centre) | {"polariceOrientationConfidence": result.confidence}
+    with whole(star) as partial:
+        write_star(
+            partial, particle_tables(stack, columns), version=stack.version if stack.tables else _RELION_31
+        )
+    result.files[str(star)] = "the original particles with orientations"
+    write_record(record, result)
+    return result
+
+
+def _misfits(
+    stack: ParticleStack, settings: AbInitioSettings, denoised: ParticleStack | None
+) -> Iterator[PolariceError]:
+    """Why orientations cannot be found in this way."""
+    if stack.denoised:
+        yield ParticleFileError(
+            "these particles are denoised already",
+            path=stack.path,
+            hint="give the original stack, and this one with --denoised",
+        )
+    if len(stack) < _FEWEST:
+        reason = f"{len(stack)} particles are too few for common lines: at least {_FEWEST} are needed"
+        yield ParticleFileError(reason, path=stack.path, hint="bring more particles")
+    if settings.representatives < _FEWEST:
+        yield PolariceError(f"at least {_FEWEST} representatives are needed")
+    if denoised is None:
+        return
+    hint = "give what polarice denoise has made of this stack"
+    if not denoised.denoised:
+        yield ParticleFileError("these particles were not denoised", path=denoised.path, hint=hint)
+    elif len(denoised) != len(stack) or denoised.box != stack.box:
+        reason = (
+            f"has {len(denoised)} images of {denoised.box} pixels, "
+            f"{stack.path.name} has {len(stack)} of {stack.box}"
+        )
+        yield ParticleFileError(reason, path=denoised.path, hint=hint)
+    elif (table := denoised.path.with_name(NEIGHBOUR_FILE)).is_file():
+        # It knows which stack it was made for.
+        GivenNeighbours.load(table, stack, 1)
+    elif len(stack) > settings.representatives:
+        reason = f"there is no {NEIGHBOUR_FILE} beside it, which {len(stack)} particles need"
+        yield ParticleFileError(
+            reason, path=denoised.path, hint=f"use a joint model, or --representatives {len(stack)}"
+        )
+
+
+def _denoise(
+    stack: ParticleStack,
+    out: Path,
+    settings: AbInitioSettings,
+    resume: bool,
+    overwrite: bool,
+    report: Progress,
+    seconds: dict[str, float],
+) -> Path:
+    """The denoised stack in a folder; one that an earlier run has finished is kept by a resumed one."""
+    star = out / "denoised.star"
+    table = out / NEIGHBOUR_FILE
+    if resume and star.is_file() and table.is_file():
+        GivenNeighbours.load(table, stack, 1)
+        return star
+    with timed(seconds, "denoise"):
+        denoise_stack(
+            stack.path, out, settings.denoising, overwrite=overwrite or resume, resume=resume, progress=report
+        )
+    return star
+
+
+@dataclass(frozen=True)
+class _Company:
+    """Who shows the view of whom, and how one lies upon the other; nobody, if that is not known."""
+
+    rows: NDArray[np.int64]
+    likely: NDArray[np.float32]
+    angles_deg: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, denoised: ParticleStack, stack: ParticleStack, settings: AbInitioSettings) -> _Company | None:
+        path = denoised.path.with_name(NEIGHBOUR_FILE)
+        if not path.is_file() or len(stack) <= settings.representatives:
+            return None
+        with np.load(path, allow_pickle=False) as file:
+            rows, weights, angles = (file[name] for name in ("neighbours", "weights", "angles_deg"))
+            likely = weights * file["probability"] if "probability" in file else weights
+        return cls(rows, likely, angles)
+
+
+def _grey_scale(images: Tensor) -> Tensor:
+    """Images (n, y, x) whose background is zero."""
+    box = images.shape[-1]
+    edge = 1 - soft_disc(box, box / 2 - _EDGE_PX / 2, _EDGE_PX)
+    background = (images * edge).sum((1, 2)) / edge.sum()
+    return images - background[:, None, None]
+
+
+def _orient(
+    images: Tensor, company: _Company | None, settings: AbInitioSettings, report: Progress
+) -> tuple[Orientations, NDArray[np.int64]]:
+    """Orientations of all images, and the rows between which common lines were looked for."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    told: dict[str, Any] = {"shifts": settings.shifts, "progress": report}
+    if company is None:
+        return estimate_orientations(images, generator, **told), np.arange(len(images))
+    members = choose_representatives(company.rows, company.likely, settings.representatives)
+    some = estimate_orientations(images[members.to(images.device)], generator, **told)
+    rows, likely, angles = (
+        torch.from_numpy(part).to(images.device)
+        for part in (company.rows, company.likely, company.angles_deg)
+    )
+    found = extend_orientations(
+        images, members.to(images.device), some.rotations, rows, angles, likely, generator, **told
+    )
+    return found, members.numpy()
