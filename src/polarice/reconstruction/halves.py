@@ -1,0 +1,87 @@
+"""From the normal equations of two half sets to half maps, their correlation, and the map of all images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .fsc import MapComparison, compare_maps
+from .least_squares import NormalEquations
+from .masks import soft_mask
+
+__all__ = ["HalfMaps", "signal_prior", "solve_halves"]
+
+# Beside what the images say, on average over a shell: enough to keep gaps between views from being filled
+# with noise, and too little to change half maps' correlation.
+_RIDGE = 0.1
+_SURE, _UNSURE = 0.999, 0.001
+
+
+@dataclass(frozen=True)
+class HalfMaps:
+    """Maps of two half sets and of both.
+
+    Attributes
+    ----------
+    first, second : Tensor, shape (L, L, L)
+        Of the half sets, all but unregularised and without a mask.
+    whole : Tensor, shape (L, L, L)
+        Of all images, with the prior that the half maps' correlation gives; within the mask.
+    mask : Tensor, shape (L, L, L)
+    comparison : MapComparison
+        Of the half maps.
+    """
+
+    first: Tensor
+    second: Tensor
+    whole: Tensor
+    mask: Tensor
+    comparison: MapComparison
+
+
+def signal_prior(information: Tensor, fsc: Tensor) -> Tensor:
+    """Inverse variance of a volume's shells from how far half maps agree.
+
+    With the correlation F of two halves, the signal has F / (1 - F) times the variance of a half's noise
+    (Scheres 2012, J. Mol. Biol. 415, 406, eq. 11).
+
+    Parameters
+    ----------
+    information : Tensor, shape (L // 2 + 1,)
+        `NormalEquations.information` of one half.
+    fsc : Tensor, shape (L // 2 + 1,)
+    """
+    likely = fsc.clamp(_UNSURE, _SURE)
+    return information * (1 - likely) / likely
+
+
+def solve_halves(
+    first: NormalEquations, second: NormalEquations, pixel_size_A: float, mask: Tensor | None = None
+) -> HalfMaps:
+    """Half maps, and the map of all images with a prior that needs no parameter.
+
+    Parameters
+    ----------
+    first, second : NormalEquations
+    pixel_size_A : float
+    mask : Tensor, shape (L, L, L), optional
+        Between 0 and 1; made from the map by default.
+
+    Returns
+    -------
+    HalfMaps
+    """
+    half_information = (first.information() + second.information()) / 2
+    # A shell that no image says anything of, since its CTFs are zero there, is left empty.
+    half_information = half_information.clamp(min=1e-6 * float(half_information[1:].max()))
+    one, two = (half.solve(_RIDGE * half_information) for half in (first, second))
+    both = first + second
+
+    def filtered(fsc: Tensor) -> Tensor:
+        return both.solve(signal_prior(half_information, fsc))
+
+    if mask is None:
+        mask = soft_mask(filtered(compare_maps(one, two, pixel_size_A).unmasked), pixel_size_A)
+    comparison = compare_maps(one, two, pixel_size_A, mask)
+    return HalfMaps(one, two, filtered(comparison.best) * mask, mask, comparison)
