@@ -17,6 +17,7 @@ from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .guard import guard
 from .particles import convert, evaluate, field, info, simulate
+from .reconstruction import fsc, reconstruct
 from .training import adapt, bank, models, train
 
 __all__ = ["app", "main"]
@@ -35,6 +36,8 @@ for command in (
     denoise,
     neighbours,
     classify,
+    reconstruct,
+    fsc,
     guard,
     evaluate,
     demo,

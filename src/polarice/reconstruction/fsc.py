@@ -7,7 +7,9 @@ beyond a shell: what correlation they have within the mask is the mask's own, an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +101,19 @@ class MapComparison:
     def resolution_A(self, threshold: float = 0.143) -> float:
         """Where `best` first falls below a threshold, Å: 0.143 between half maps, 0.5 against a truth."""
         return frc_resolution_A(self.best, self.box, self.pixel_size_A, threshold)
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes, and where each curve falls below 0.5 and 0.143 in Å (None: at once), as plain values."""
+        crossings = {
+            name: {f"{level:g}": self._crossing(curve, level) for level in (0.5, 0.143)}
+            for name, curve in self.curves().items()
+            if name != "randomised"
+        }
+        return {"box": self.box, "pixel_size_A": self.pixel_size_A, "resolution_A": crossings}
+
+    def _crossing(self, curve: Tensor, threshold: float) -> float | None:
+        resolution_A = frc_resolution_A(curve, self.box, self.pixel_size_A, threshold)
+        return round(resolution_A, 3) if math.isfinite(resolution_A) else None
 
     def curves(self) -> dict[str, Tensor]:
         """All curves that there are, by name."""

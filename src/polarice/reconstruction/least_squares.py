@@ -8,8 +8,9 @@ With the volume's spectrum V, the image y_i is :math:`C_i S_i V(R_i^T k)` and no
 within the sphere inscribed in the box solves :math:`(T + \Lambda) v = b`. Here b is the sum of the
 back-projected images, and T, projection after back-projection, is the convolution with
 :math:`\kappa(x) = \sum_{i,k} C_i^2(k) / \sigma_i^2(k) \cos(2\pi\, R_i^T k \cdot x / L)` (Wang, Shkolnisky
-and Singer 2013, arXiv:1307.5824). Both sums are made once, in any order and by parts; the solution by conjugate gradients costs
-a few Fourier transforms of twice the box and no further look at the images.
+and Singer 2013, arXiv:1307.5824). Both sums are made once, in any order and by parts; the
+solution by conjugate gradients costs a few Fourier transforms of twice the box and no further look at the
+images.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ def frequency_radius(box: int, device: torch.device | str | None = None) -> Tens
     axis = torch.fft.fftfreq(box, 1 / box, device=device, dtype=torch.float64)
     last = torch.fft.rfftfreq(box, 1 / box, device=device, dtype=torch.float64)
     squares = axis[:, None, None] ** 2 + axis[:, None] ** 2 + last**2
-    return squares.sqrt()
+    radius: Tensor = squares.sqrt()
+    return radius
 
 
 def shell_means(values: Tensor) -> Tensor:
