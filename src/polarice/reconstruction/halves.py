@@ -13,8 +13,9 @@ from .masks import soft_mask
 __all__ = ["HalfMaps", "signal_prior", "solve_halves"]
 
 # Beside what the images say, on average over a shell: enough to keep gaps between views from being filled
-# with noise, and too little to change half maps' correlation.
-_RIDGE = 0.1
+# with noise. On the shell's average its shrinking is undone.
+_RIDGE = 0.3
+_LEAST = 1e-6
 _SURE, _UNSURE = 0.999, 0.001
 
 
@@ -72,16 +73,20 @@ def solve_halves(
     -------
     HalfMaps
     """
-    half_information = (first.information() + second.information()) / 2
-    # A shell that no image says anything of, since its CTFs are zero there, is left empty.
-    half_information = half_information.clamp(min=1e-6 * float(half_information[1:].max()))
-    one, two = (half.solve(_RIDGE * half_information) for half in (first, second))
+    # Each with a ridge of its own: nothing of one half depends on the other.
+    one, two = ((1 + _RIDGE) * half.solve(_RIDGE * _information(half)) for half in (first, second))
     both = first + second
 
     def filtered(fsc: Tensor) -> Tensor:
-        return both.solve(signal_prior(half_information, fsc))
+        return both.solve(signal_prior(_information(both) / 2, fsc))
 
     if mask is None:
         mask = soft_mask(filtered(compare_maps(one, two, pixel_size_A).unmasked), pixel_size_A)
     comparison = compare_maps(one, two, pixel_size_A, mask)
     return HalfMaps(one, two, filtered(comparison.best) * mask, mask, comparison)
+
+
+def _information(equations: NormalEquations) -> Tensor:
+    """What images say of each shell, nowhere quite nothing: shells where all CTFs are zero stay empty."""
+    information = equations.information()
+    return information.clamp(min=_LEAST * float(information[1:].max()))
