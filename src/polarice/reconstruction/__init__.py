@@ -5,29 +5,43 @@ from .fsc_files import compare_map_files, fsc_tables, read_mask, write_fsc
 from .halves import HalfMaps, signal_prior, solve_halves
 from .least_squares import BackProjection, NormalEquations
 from .masks import low_pass, soft_ball, soft_mask
-from .observed import Observation, ObservedStack
-from .pipeline import ReconstructResult, gather_half, reconstruct_stack
+from .observed import ImageSource, Observation, ObservedImages, ObservedStack, gather_half
+from .pipeline import ReconstructResult, reconstruct_stack
+from .poses import ImageSpectra, Poses, climb, global_search, near_search, rotation_grid, small_rotations
+from .refinement import Refined, RefineSettings, refine_orientations
 from .settings import ReconstructSettings
 
 __all__ = [
     "BackProjection",
     "HalfMaps",
+    "ImageSource",
+    "ImageSpectra",
     "MapComparison",
     "NormalEquations",
     "Observation",
+    "ObservedImages",
     "ObservedStack",
+    "Poses",
     "ReconstructResult",
     "ReconstructSettings",
+    "RefineSettings",
+    "Refined",
+    "climb",
     "compare_map_files",
     "compare_maps",
     "fourier_shell_correlation",
     "fsc_tables",
     "gather_half",
+    "global_search",
     "low_pass",
+    "near_search",
     "randomise_phases",
     "read_mask",
     "reconstruct_stack",
+    "refine_orientations",
+    "rotation_grid",
     "signal_prior",
+    "small_rotations",
     "soft_ball",
     "soft_mask",
     "solve_halves",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .fsc import MapComparison, compare_maps
+from .fsc import MapComparison, compare_maps, fourier_shell_correlation
 from .least_squares import NormalEquations
 from .masks import soft_mask
 
@@ -32,6 +32,8 @@ class HalfMaps:
     mask : Tensor, shape (L, L, L)
     comparison : MapComparison
         Of the half maps.
+    prior : Tensor, shape (L // 2 + 1,)
+        What their correlation says of the volume's shells, for `NormalEquations.solve`.
     """
 
     first: Tensor
@@ -39,6 +41,7 @@ class HalfMaps:
     whole: Tensor
     mask: Tensor
     comparison: MapComparison
+    prior: Tensor
 
 
 def signal_prior(information: Tensor, fsc: Tensor) -> Tensor:
@@ -77,13 +80,13 @@ def solve_halves(
     one, two = ((1 + _RIDGE) * half.solve(_RIDGE * _information(half)) for half in (first, second))
     both = first + second
 
-    def filtered(fsc: Tensor) -> Tensor:
-        return both.solve(signal_prior(_information(both) / 2, fsc))
-
+    information = _information(both) / 2
     if mask is None:
-        mask = soft_mask(filtered(compare_maps(one, two, pixel_size_A).unmasked), pixel_size_A)
+        plain = fourier_shell_correlation(one, two)
+        mask = soft_mask(both.solve(signal_prior(information, plain)), pixel_size_A)
     comparison = compare_maps(one, two, pixel_size_A, mask)
-    return HalfMaps(one, two, filtered(comparison.best) * mask, mask, comparison)
+    prior = signal_prior(information, comparison.best)
+    return HalfMaps(one, two, both.solve(prior) * mask, mask, comparison, prior)
 
 
 def _information(equations: NormalEquations) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..particles import Contrast, ParticleStack, StackScan, scan
+from .least_squares import BackProjection, NormalEquations
 
-__all__ = ["Observation", "ObservedStack"]
+__all__ = ["ImageSource", "Observation", "ObservedImages", "ObservedStack", "gather_half"]
+
+_BATCH = 64
 
 
 class Observation(NamedTuple):
@@ -32,6 +35,55 @@ class Observation(NamedTuple):
     images: Tensor
     transfer: Tensor | None
     weights: Tensor
+
+
+class ImageSource(Protocol):
+    """Where a reconstruction reads images: a stack on disk, or tensors."""
+
+    @property
+    def box(self) -> int:
+        """Side of the images in pixels."""
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Å per pixel."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are read to."""
+
+    def read(self, rows: NDArray[np.int64]) -> Observation:
+        """Some images with what is known of them."""
+
+
+@dataclass(frozen=True)
+class ObservedImages:
+    """Images in memory.
+
+    Attributes
+    ----------
+    seen : Observation
+        All of them.
+    pixel_size_A : float
+    """
+
+    seen: Observation
+    pixel_size_A: float
+
+    @property
+    def box(self) -> int:
+        """Side of the images in pixels."""
+        return self.seen.images.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.seen.images.device
+
+    def read(self, rows: NDArray[np.int64]) -> Observation:
+        """Some of them."""
+        index = torch.from_numpy(rows).to(self.device)
+        return Observation(*(None if part is None else part[index] for part in self.seen))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -87,6 +139,16 @@ class ObservedStack:
         found = scan(stack, stack.box, progress=progress)
         return cls(stack, found, contrast or found.contrast or "bright", ctf, device)
 
+    @property
+    def box(self) -> int:
+        """Side of the images in pixels."""
+        return self.stack.box
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Å per pixel."""
+        return self.stack.pixel_size_A
+
     def read(self, rows: slice | NDArray[np.int64]) -> Observation:
         """Some images with what is known of them."""
         statistics = self.found.statistics[rows if isinstance(rows, slice) else torch.from_numpy(rows)]
@@ -101,3 +163,44 @@ class ObservedStack:
             if whitening is not None:
                 weights = weights[:, None, None] * whitening.square()
         return Observation(images if self.contrast == "bright" else -images, transfer, weights)
+
+
+def gather_half(
+    source: ImageSource,
+    rows: NDArray[np.int64],
+    rotations: Tensor,
+    shifts_px: Tensor | None,
+    weights: Tensor | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> NormalEquations:
+    """Normal equations of some particles; images are read a batch at a time.
+
+    Parameters
+    ----------
+    source : ImageSource
+    rows : ndarray of int
+        Which particles.
+    rotations : Tensor, shape (n, 3, 3)
+        Of all particles.
+    shifts_px : Tensor, shape (n, 2), optional
+        Where each particle lies.
+    weights : Tensor, shape (n,), optional
+        How much each particle counts, beside what its noise says.
+    progress : callable, optional
+        Called with the number of images done.
+    """
+    back = BackProjection(source.box, source.device)
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        index = torch.from_numpy(some)
+        seen = source.read(some)
+        known = seen.weights
+        if weights is not None:
+            counts = weights[index].to(known)
+            known = known * counts.view(-1, *[1] * (known.ndim - 1))
+        shift = None if shifts_px is None else shifts_px[index].to(source.device)
+        back.add(seen.images, rotations[index].to(source.device), shift, seen.transfer, known)
+        if progress is not None:
+            progress(start + len(some))
+    return back.equations()

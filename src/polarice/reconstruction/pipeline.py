@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,11 @@ from ..simulation import Volume, write_map
 from ..stacks import Progress, StackSettings, clear_outputs, open_stack, require_fit, timed, write_record
 from .fsc_files import fsc_tables, read_mask
 from .halves import HalfMaps, solve_halves
-from .least_squares import BackProjection, NormalEquations
-from .observed import ObservedStack
+from .observed import ObservedStack, gather_half
 from .settings import ReconstructSettings, misfits
 
-__all__ = ["ReconstructResult", "gather_half", "reconstruct_stack"]
+__all__ = ["ReconstructResult", "reconstruct_stack"]
 
-_BATCH = 64
 _RELION_31 = 30001
 _BYTES_PER_VOXEL = 16
 _MAPS = ("half1", "half2", "map", "mask")
@@ -182,47 +180,6 @@ def reconstruct_stack(
     result = ReconstructResult(stack.path, settings, observed, maps, sizes, seconds)
     _write(result, out)
     return result
-
-
-def gather_half(
-    observed: ObservedStack,
-    rows: np.ndarray[Any, np.dtype[np.int64]],
-    rotations: Tensor,
-    shifts_px: Tensor | None,
-    weights: Tensor | None = None,
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> NormalEquations:
-    """Normal equations of some particles; images are read a batch at a time.
-
-    Parameters
-    ----------
-    observed : ObservedStack
-    rows : ndarray of int
-        Which particles.
-    rotations : Tensor, shape (n, 3, 3)
-        Of all particles of the stack.
-    shifts_px : Tensor, shape (n, 2), optional
-        Where each particle of the stack lies.
-    weights : Tensor, shape (n,), optional
-        How much each particle of the stack counts, beside what its noise says.
-    progress : callable, optional
-        Called with the number of images done.
-    """
-    back = BackProjection(observed.stack.box, observed.device)
-    for start in range(0, len(rows), _BATCH):
-        some = rows[start : start + _BATCH]
-        index = torch.from_numpy(some)
-        seen = observed.read(some)
-        known = seen.weights
-        if weights is not None:
-            counts = weights[index].to(known)
-            known = known * counts.view(-1, *[1] * (known.ndim - 1))
-        shift = None if shifts_px is None else shifts_px[index].to(observed.device)
-        back.add(seen.images, rotations[index].to(observed.device), shift, seen.transfer, known)
-        if progress is not None:
-            progress(start + len(some))
-    return back.equations()
 
 
 def _write(result: ReconstructResult, out: Path) -> None:
