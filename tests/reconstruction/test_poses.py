@@ -69,7 +69,7 @@ def test_likelihood_is_that_of_the_pixels(molecule: Volume, generator: torch.Gen
     projector = Projector(molecule)
     told = climb(projector, spectra, Poses(rotations, shifts, torch.zeros(6)), steps=0).log_likelihood
     explained = filter_images(shift_images(projector(rotations), shifts), seen.transfer)
-    # The mean and what lies at the Nyquist frequency is not looked at.
+    # The mean is not looked at.
     images, explained = (x - x.mean((1, 2), keepdim=True) for x in (seen.images, explained))
     gain = (images.square() - (images - explained).square()).sum((1, 2)) * seen.weights / 2
     torch.testing.assert_close(told, gain, rtol=2e-3, atol=0.05)

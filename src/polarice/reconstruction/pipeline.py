@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +159,12 @@ def reconstruct_stack(
     shifts_px = stack.shifts_px()
     shifts = None if shifts_px is None else torch.from_numpy(shifts_px)
     members = [np.flatnonzero(halves == half) for half in (1, 2)]
-    equations = []
+    equations, seen = [], 0
     with timed(seconds, "back-project"):
-        for already, rows in zip((0, len(members[0])), members, strict=True):
-            equations.append(
-                gather_half(
-                    observed,
-                    rows,
-                    rotations,
-                    shifts,
-                    progress=lambda done, a=already: report("back-project", a + done, count),
-                )
-            )
+        for rows in members:
+            told = partial(_advance, report, seen, count)
+            equations.append(gather_half(observed, rows, rotations, shifts, progress=told))
+            seen += len(rows)
     report("solve", 0, 1)
     with timed(seconds, "solve"):
         maps = solve_halves(equations[0], equations[1], stack.pixel_size_A, mask)
@@ -180,6 +175,10 @@ def reconstruct_stack(
     result = ReconstructResult(stack.path, settings, observed, maps, sizes, seconds)
     _write(result, out)
     return result
+
+
+def _advance(report: Progress, already: int, count: int, done: int) -> None:
+    report("back-project", already + done, count)
 
 
 def _write(result: ReconstructResult, out: Path) -> None:

@@ -98,13 +98,14 @@ class ImageSpectra:
         ----------
         seen : Observation
         ring : float
-            Cycles per box; below half the box.
+            Cycles per box; the Nyquist frequency and what is beyond it is left out in any case.
         """
         images = seen.images
         box = images.shape[-1]
         fy = torch.fft.fftfreq(box, 1 / box, device=images.device)[:, None].expand(-1, box // 2 + 1)
         fx = torch.fft.rfftfreq(box, 1 / box, device=images.device).expand_as(fy)
-        once = ((fx > 0) | (fy > 0)) & (torch.hypot(fx, fy) <= min(ring, (box - 1) / 2))
+        radius = torch.hypot(fx, fy)
+        once = ((fx > 0) | (fy > 0)) & (radius <= ring) & (radius < box / 2)
         index = torch.nonzero(once.flatten())[:, 0]
         spectra = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1))).flatten(1)[:, index]
         # Each frequency stands for its opposite, too.
@@ -130,7 +131,8 @@ def small_rotations(vectors: Tensor) -> Tensor:
     x, y, z = vectors.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [torch.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
-    return torch.linalg.matrix_exp(torch.stack(rows, -2))
+    matrices: Tensor = torch.linalg.matrix_exp(torch.stack(rows, -2))
+    return matrices
 
 
 def rotation_grid(spacing_deg: float) -> Tensor:
