@@ -18,6 +18,7 @@ __all__ = ["PADDING", "WaveSum", "semicircle_kernel", "semicircle_transform"]
 PADDING = 2
 _BETA_PER_POINT = 2.30
 _SAMPLES_AT_ONCE = 1 << 15
+_PLANES_AT_ONCE = 8
 
 
 def semicircle_kernel(distance: Tensor, width: int) -> Tensor:
@@ -93,10 +94,14 @@ class WaveSum:
     def result(self) -> Tensor:
         """The sum, shape (box, box, box), axes (z, y, x)."""
         axis = torch.arange(self.box, device=self._grid.device) - self.box // 2
-        waves = self._grid.view(self._side, self._side, self._side)
-        for dim in (2, 1, 0):
+        middle = axis % self._side
+
+        def along(waves: Tensor, dim: int) -> Tensor:
             # Only the middle is wanted, so every axis makes the next one's work less.
-            waves = torch.fft.ifft(waves, dim=dim, norm="forward").index_select(dim, axis % self._side)
+            return torch.fft.ifft(waves, dim=dim, norm="forward").index_select(dim, middle)
+
+        planes = self._grid.view(self._side, self._side, self._side).split(_PLANES_AT_ONCE)
+        waves = along(torch.cat([along(along(some, 2), 1) for some in planes]), 0)
         fall = semicircle_transform(axis.cpu().double() / self._side, self.width)
         correction = (1 / fall).to(waves.real)
         summed: Tensor = waves.real * correction[:, None, None] * correction[:, None] * correction
