@@ -98,7 +98,8 @@ class WaveSum:
 
         def along(waves: Tensor, dim: int) -> Tensor:
             # Only the middle is wanted, so every axis makes the next one's work less.
-            return torch.fft.ifft(waves, dim=dim, norm="forward").index_select(dim, middle)
+            transformed: Tensor = torch.fft.ifft(waves, dim=dim, norm="forward")
+            return transformed.index_select(dim, middle)
 
         planes = self._grid.view(self._side, self._side, self._side).split(_PLANES_AT_ONCE)
         waves = along(torch.cat([along(along(some, 2), 1) for some in planes]), 0)
