@@ -1,4 +1,4 @@
-"""What `peers.py` and `common_lines.py` ask of ASPIRE: run by a Python that has ASPIRE, and never imported.
+"""What benchmarks ask of ASPIRE: run by a Python that has ASPIRE, and never imported.
 
 ASPIRE (GPL-3.0) and polarice meet in files alone. Prints one JSON line. Reading the input and writing
 the result are part of the time that is measured; importing ASPIRE is not.
@@ -60,13 +60,24 @@ def orientations(source: ArrayImageSource) -> tuple[np.ndarray, dict[str, float]
     return rotations.transpose(0, 2, 1), {}
 
 
+def mean_volume(source: ArrayImageSource, rotations: str) -> tuple[np.ndarray, dict[str, float]]:
+    """Least-squares volume (z, y, x) for orientations in a file, with ASPIRE's own defaults."""
+    from aspire.reconstruction import MeanEstimator
+
+    start = time.perf_counter()
+    source.rotations = np.load(rotations).astype(source.dtype)
+    volume = MeanEstimator(source, basis=None).estimate()
+    return volume.asnumpy().reshape(source.L, source.L, source.L), {"estimate": time.perf_counter() - start}
+
+
 def main() -> None:
     """Do one job on one stack after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=["cwf", "class-average", "neighbours", "orientations"])
+    parser.add_argument("job", choices=["cwf", "class-average", "neighbours", "orientations", "mean"])
     parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …")
     parser.add_argument("--noise-variance", type=float, default=1.0)
     parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
+    parser.add_argument("--rotations", help="orientations (n, 3, 3) as .npy, for the mean volume")
     arguments = parser.parse_args()
     done = []
     for path, out in zip(arguments.files[::2], arguments.files[1::2], strict=True):
@@ -76,6 +87,8 @@ def main() -> None:
         source = ArrayImageSource(images, pixel_size=pixel_size_A)
         if arguments.job == "cwf":
             result, stages = cwf(source, arguments.noise_variance)
+        elif arguments.job == "mean":
+            result, stages = mean_volume(source, arguments.rotations)
         elif arguments.job == "neighbours":
             result, stages = neighbours(source, arguments.neighbours)
         elif arguments.job == "orientations":
@@ -84,7 +97,7 @@ def main() -> None:
             result, stages = class_average(source, arguments.neighbours)
         if arguments.job == "neighbours":
             np.save(out, result.astype(np.int64))
-        elif arguments.job == "orientations":
+        elif arguments.job in ("orientations", "mean"):
             np.save(out, result)
         else:
             write_stack(out, result, pixel_size_A)

@@ -18,6 +18,7 @@ from .benchmarks import benchmark
 from .denoising import classify, demo, denoise, neighbours
 from .guard import guard
 from .particles import convert, evaluate, field, info, simulate
+from .reconstruction import fsc, reconstruct
 from .training import adapt, bank, models, train
 
 __all__ = ["app", "main"]
@@ -37,6 +38,8 @@ for command in (
     neighbours,
     classify,
     abinitio,
+    reconstruct,
+    fsc,
     guard,
     evaluate,
     demo,

@@ -60,6 +60,7 @@ from .orientations import (
 )
 from .report import report_html, write_report
 from .run_report import run_report, verdict
+from .shell_figure import shell_correlation_picture
 from .summary import evaluation_curves, evaluation_figures
 
 __all__ = [
@@ -122,6 +123,7 @@ __all__ = [
     "rotation_self_similarity",
     "run_demo",
     "run_report",
+    "shell_correlation_picture",
     "shell_gain",
     "ssim",
     "true_angles_deg",

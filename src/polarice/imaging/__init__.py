@@ -11,6 +11,7 @@ from .fourier import (
     shift_phases,
     soft_disc,
 )
+from .gridding import WaveSum, semicircle_kernel, semicircle_transform
 from .rings import (
     divide_rings,
     fourier_ring_correlation,
@@ -23,6 +24,7 @@ from .rings import (
 
 __all__ = [
     "CTF",
+    "WaveSum",
     "divide_rings",
     "electron_wavelength_A",
     "filter_images",
@@ -37,6 +39,8 @@ __all__ = [
     "ring_means",
     "ring_numbers",
     "ring_products",
+    "semicircle_kernel",
+    "semicircle_transform",
     "shift_images",
     "shift_phases",
     "soft_disc",

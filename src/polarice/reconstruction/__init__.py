@@ -1,5 +1,53 @@
-"""From denoised images to orientations of the original ones, and to a volume."""
+"""From a stack to orientations, from orientations to a map, and from the map to better orientations."""
 
 from .abinitio import AbInitioResult, AbInitioSettings, abinitio
+from .fsc import MapComparison, compare_maps, fourier_shell_correlation, randomise_phases
+from .fsc_files import compare_map_files, fsc_tables, read_mask, write_fsc
+from .halves import HalfMaps, signal_prior, solve_halves
+from .least_squares import BackProjection, NormalEquations
+from .masks import low_pass, soft_ball, soft_mask
+from .observed import ImageSource, Observation, ObservedImages, ObservedStack, gather_half
+from .pipeline import ReconstructResult, reconstruct_stack
+from .poses import ImageSpectra, Poses, climb, global_search, near_search, rotation_grid, small_rotations
+from .refinement import Refined, RefineSettings, refine_orientations
+from .settings import ReconstructSettings
 
-__all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
+__all__ = [
+    "AbInitioResult",
+    "AbInitioSettings",
+    "BackProjection",
+    "HalfMaps",
+    "ImageSource",
+    "ImageSpectra",
+    "MapComparison",
+    "NormalEquations",
+    "Observation",
+    "ObservedImages",
+    "ObservedStack",
+    "Poses",
+    "ReconstructResult",
+    "ReconstructSettings",
+    "RefineSettings",
+    "Refined",
+    "abinitio",
+    "climb",
+    "compare_map_files",
+    "compare_maps",
+    "fourier_shell_correlation",
+    "fsc_tables",
+    "gather_half",
+    "global_search",
+    "low_pass",
+    "near_search",
+    "randomise_phases",
+    "read_mask",
+    "reconstruct_stack",
+    "refine_orientations",
+    "rotation_grid",
+    "signal_prior",
+    "small_rotations",
+    "soft_ball",
+    "soft_mask",
+    "solve_halves",
+    "write_fsc",
+]

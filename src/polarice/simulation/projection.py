@@ -2,27 +2,23 @@
 
 A projection's spectrum is a central slice of the volume's. The volume is divided by the transform of
 an interpolation kernel, padded to twice its side and transformed once; every slice is then summed
-from the 4³ grid points around it, weighted by the kernel. With the "exponential of semicircle" kernel
-(Barnett, Magland and af Klinteberg 2019, SIAM J. Sci. Comput. 41, C479) the relative squared error is
-below 1e-6.
+from the 4³ grid points around it, weighted by the kernel (`polarice.imaging.semicircle_kernel`): the
+relative squared error is below 1e-6. Adding slices up to a volume is `polarice.imaging.WaveSum`.
 """
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..imaging import semicircle_kernel, semicircle_transform
+from ..imaging.gridding import PADDING
 from .volume import Volume
 
 __all__ = ["Projector", "project_volume"]
 
-_PADDING = 2
 _WIDTH = 4
 _POINTS_AT_ONCE = 1 << 14
-_BETA = 2.30 * _WIDTH
 
 
 class Projector:
@@ -43,7 +39,7 @@ class Projector:
         self.box = box = volume.box
         density = volume.density
         axis = torch.arange(box, dtype=torch.float64) - box // 2
-        correction = (1 / _kernel_transform(axis / (_PADDING * box))).to(density)
+        correction = (1 / semicircle_transform(axis / (PADDING * box), _WIDTH)).to(density)
         corrected = density * correction[:, None, None] * correction[:, None] * correction
         self._table, self._strides, self._centre = _spectrum_table(corrected)
         ky, kx = torch.meshgrid(torch.fft.fftfreq(box) * box, torch.fft.rfftfreq(box) * box, indexing="ij")
@@ -68,10 +64,34 @@ class Projector:
         for start in range(0, len(rotations), step):
             batch = rotations[start : start + step].to(self._points)
             spectra = self._points.new_zeros(len(batch), box * half, dtype=self._points.dtype.to_complex())
-            spectra[:, self._inside] = self._slice(self._points @ batch[:, :2] * _PADDING)
+            spectra[:, self._inside] = self._slice(self._points @ batch[:, :2] * PADDING)
             images[start : start + step] = torch.fft.irfft2(spectra.view(-1, box, half), s=(box, box))
         centred: Tensor = torch.fft.fftshift(images, dim=(-2, -1))
         return centred
+
+    def spectra(self, frequencies: Tensor, rotations: Tensor) -> Tensor:
+        """Spectra of the projections at chosen frequencies, about the origin at ``L // 2``.
+
+        Parameters
+        ----------
+        frequencies : Tensor, shape (m, 2)
+            (x, y) in cycles per box, less than half the box from zero.
+        rotations : Tensor, shape (b, 3, 3)
+
+        Returns
+        -------
+        Tensor, shape (b, m), complex
+            Sums over pixels; not divided by anything.
+        """
+        frequencies = frequencies.to(self._points)
+        spectra = frequencies.new_empty(
+            len(rotations), len(frequencies), dtype=self._points.dtype.to_complex()
+        )
+        step = max(1, _POINTS_AT_ONCE // len(frequencies))
+        for start in range(0, len(rotations), step):
+            batch = rotations[start : start + step].to(self._points)
+            spectra[start : start + step] = self._slice(frequencies @ batch[:, :2] * PADDING)
+        return spectra
 
     def _slice(self, where: Tensor) -> Tensor:
         """Evaluate the volume's spectrum at points ``(..., 3)`` = (x, y, z) of the padded grid."""
@@ -80,7 +100,7 @@ class Projector:
         where = torch.where(mirrored[..., None], -where, where)
         first = torch.floor(where).long() - (_WIDTH // 2 - 1)
         reach = torch.arange(_WIDTH, device=where.device)
-        wx, wy, wz = _kernel((where - first)[..., None] - reach).unbind(-2)
+        wx, wy, wz = semicircle_kernel((where - first)[..., None] - reach, _WIDTH).unbind(-2)
         column, row, section = (first + self._centre).unbind(-1)
         start = section * self._strides[0] + row * self._strides[1] + column
         corner = (reach[:, None] * self._strides[0] + reach * self._strides[1]).flatten()
@@ -113,7 +133,7 @@ def _spectrum_table(corrected: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]
         Index of frequency zero along (x, y, z).
     """
     box = corrected.shape[0]
-    padded = _PADDING * box
+    padded = PADDING * box
     reach = box + _WIDTH  # frequencies go to box / 2 of the image, which is `box` of the padded grid
     full = corrected.new_zeros(padded, padded, padded)
     full[:box, :box, :box] = corrected
@@ -128,17 +148,3 @@ def _spectrum_table(corrected: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]
     strides = (table.shape[1] * table.shape[2], table.shape[2])
     centre = torch.tensor([_WIDTH, reach, reach], device=corrected.device)
     return table.flatten(), strides, centre
-
-
-def _kernel(distance: Tensor) -> Tensor:
-    """Exponential of a semicircle at distances in units of the padded frequency grid."""
-    semicircle = (1 - (2 * distance / _WIDTH) ** 2).clamp(min=0).sqrt()
-    return torch.exp(_BETA * (semicircle - 1))
-
-
-def _kernel_transform(position: Tensor) -> Tensor:
-    """Fourier transform of `_kernel` at positions (m,) that are fractions of the padded box."""
-    # Gauss-Legendre quadrature over the angle along the semicircle, where the integrand is smooth.
-    nodes, weights = (torch.from_numpy(a) * math.pi / 2 for a in np.polynomial.legendre.leggauss(48))
-    wave = torch.cos(math.pi * _WIDTH * position[:, None] * torch.sin(nodes))
-    return (wave * torch.exp(_BETA * (torch.cos(nodes) - 1)) * torch.cos(nodes)) @ weights * (_WIDTH / 2)

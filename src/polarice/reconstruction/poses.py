@@ -1,0 +1,326 @@
+r"""Which way an image shows a volume: likelihoods of orientations and shifts, and the search for the best.
+
+With the image's spectrum y, its CTF C, the inverse variance w of its noise and the volume's slice P, the
+logarithm of the likelihood, less that of an empty volume, is
+
+.. math::
+
+    \mathrm{Re} \sum_k w C y \, \overline{P} \, e^{2\pi i k \cdot s / L}
+    - \tfrac{1}{2} \sum_k w C^2 |P|^2 .
+
+Only frequencies up to a ring are looked at, so that an image is a few hundred numbers; all images of a batch
+meet all orientations of a grid in one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..conventions import euler_to_matrix
+from ..simulation import Projector
+from .observed import Observation
+
+__all__ = [
+    "ImageSpectra",
+    "Poses",
+    "climb",
+    "global_search",
+    "grid_ring",
+    "near_search",
+    "rotation_grid",
+    "small_rotations",
+]
+
+# How far from the axis a particle's mass lies, as a fraction of the box, for the choice of a grid.
+_REACH = 0.3
+_ORIENTATIONS_AT_ONCE = 1 << 12
+_DERIVATIVE_STEP = math.radians(0.3)
+_DAMPING, _EASE = 0.3, 3.0
+_LONGEST_TURN, _LONGEST_SHIFT = math.radians(6.0), 1.5
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Orientation and place of ``n`` particles.
+
+    Attributes
+    ----------
+    rotations : Tensor, shape (n, 3, 3)
+        Specimen to image coordinates.
+    shifts_px : Tensor, shape (n, 2)
+        Where each particle lies, (x, y) from the centre of the box.
+    log_likelihood : Tensor, shape (n,)
+        How much likelier, natural logarithm, than that the image shows nothing.
+    """
+
+    rotations: Tensor
+    shifts_px: Tensor
+    log_likelihood: Tensor
+
+    def __getitem__(self, index: Any) -> Poses:
+        return Poses(self.rotations[index], self.shifts_px[index], self.log_likelihood[index])
+
+
+@dataclass(frozen=True)
+class ImageSpectra:
+    """Images at the frequencies up to a ring, weighted as likelihoods need them.
+
+    Attributes
+    ----------
+    box : int
+        Side of the images.
+    frequencies : Tensor, shape (m, 2)
+        (x, y), cycles per box; of two opposite ones, one.
+    matched : Tensor, shape (b, m), complex
+        w C y.
+    power : Tensor, shape (b, m)
+        w C².
+    """
+
+    box: int
+    frequencies: Tensor
+    matched: Tensor
+    power: Tensor
+
+    def __len__(self) -> int:
+        return len(self.matched)
+
+    @classmethod
+    def of(cls, seen: Observation, ring: float) -> ImageSpectra:
+        """Spectra of images up to a ring.
+
+        Parameters
+        ----------
+        seen : Observation
+        ring : float
+            Cycles per box; the Nyquist frequency and what is beyond it is left out in any case.
+        """
+        images = seen.images
+        box = images.shape[-1]
+        fy = torch.fft.fftfreq(box, 1 / box, device=images.device)[:, None].expand(-1, box // 2 + 1)
+        fx = torch.fft.rfftfreq(box, 1 / box, device=images.device).expand_as(fy)
+        radius = torch.hypot(fx, fy)
+        once = ((fx > 0) | (fy > 0)) & (radius <= ring) & (radius < box / 2)
+        index = torch.nonzero(once.flatten())[:, 0]
+        spectra = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1))).flatten(1)[:, index]
+        # Each frequency stands for its opposite, too.
+        weight = seen.weights if seen.weights.ndim == 3 else seen.weights[:, None, None].expand(-1, *fy.shape)
+        weight = weight.flatten(1)[:, index] * (2 / box**2)
+        transfer = torch.ones_like(weight) if seen.transfer is None else seen.transfer.flatten(1)[:, index]
+        frequencies = torch.stack([fx.flatten()[index], fy.flatten()[index]], -1)
+        return cls(box, frequencies, weight * transfer * spectra, weight * transfer.square())
+
+    def waves(self, shifts_px: Tensor) -> Tensor:
+        """``exp(2πi k·s / L)`` of shifts (..., 2), shape (..., m)."""
+        angle = (2 * math.pi / self.box) * (shifts_px @ self.frequencies.T)
+        return torch.polar(torch.ones_like(angle), angle)
+
+    def up_to(self, ring: float) -> ImageSpectra:
+        """The same up to a lower ring."""
+        kept = self.frequencies.norm(dim=-1) <= ring
+        return ImageSpectra(self.box, self.frequencies[kept], self.matched[:, kept], self.power[:, kept])
+
+
+def small_rotations(vectors: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of rotation vectors (..., 3) in radians."""
+    x, y, z = vectors.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [torch.stack(row, -1) for row in ((zero, -z, y), (z, zero, -x), (-y, x, zero))]
+    matrices: Tensor = torch.linalg.matrix_exp(torch.stack(rows, -2))
+    return matrices
+
+
+def rotation_grid(spacing_deg: float) -> Tensor:
+    """Rotations that are evenly spread, so that none is much farther than the spacing from one of them.
+
+    Directions lie on a spiral over the sphere (Fibonacci's lattice), with in-plane angles at equal steps.
+
+    Parameters
+    ----------
+    spacing_deg : float
+
+    Returns
+    -------
+    Tensor, shape (n, 3, 3), float32
+    """
+    spacing = math.radians(spacing_deg)
+    count = math.ceil(4 * math.pi / spacing**2)
+    place = torch.arange(count, dtype=torch.float64) + 0.5
+    tilt = (1 - 2 * place / count).arccos()
+    rot = place * (math.pi * (3 - math.sqrt(5)))
+    turns = math.ceil(2 * math.pi / spacing)
+    psi = torch.arange(turns, dtype=torch.float64) * (2 * math.pi / turns)
+    angles = torch.stack(
+        [
+            rot[:, None].expand(-1, turns),
+            tilt[:, None].expand(-1, turns),
+            # What turns on the way along the spiral is turned back.
+            psi - rot[:, None] * tilt.cos()[:, None],
+        ],
+        -1,
+    )
+    return euler_to_matrix(torch.rad2deg(angles)).flatten(0, 1).float()
+
+
+def grid_ring(spacing_deg: float) -> float:
+    """The finest detail, in cycles per box, that changes little between neighbours of a grid."""
+    return 1 / (math.pi * _REACH * math.radians(spacing_deg))
+
+
+def shift_grid(radius: float, step: float) -> Tensor:
+    """Points (n, 2) of a square lattice within a radius, the centre among them."""
+    reach = int(radius / step + 1e-6)
+    axis = torch.arange(-reach, reach + 1) * step
+    points = torch.cartesian_prod(axis, axis)
+    return points[points.norm(dim=-1) <= radius + 1e-6]
+
+
+def global_search(
+    projector: Projector,
+    spectra: ImageSpectra,
+    *,
+    spacing_deg: float = 7.5,
+    shift_radius_px: float = 4.0,
+    candidates: int = 4,
+) -> Poses:
+    """The best orientations of a grid over all of them, for each image.
+
+    Parameters
+    ----------
+    projector : Projector
+        Of the volume.
+    spectra : ImageSpectra
+        Of ``b`` images; what is finer than the grid can tell apart is not looked at.
+    spacing_deg : float
+        Of the grid.
+    shift_radius_px : float
+        How far from the centre particles may lie.
+    candidates : int
+        How many orientations to return; neighbours on the grid may be among them.
+
+    Returns
+    -------
+    Poses
+        Of shapes (b, candidates, ...), likeliest first.
+    """
+    spectra = spectra.up_to(grid_ring(spacing_deg))
+    device = spectra.matched.device
+    shifts = shift_grid(shift_radius_px, spectra.box / 32).to(device)
+    rotations = rotation_grid(spacing_deg).to(device)
+    found: Poses | None = None
+    # Complex products as real ones, the images of all shifts below each other.
+    moved = torch.view_as_real((spectra.matched[None] * spectra.waves(shifts)[:, None]).resolve_conj())
+    moved = moved.flatten(2).flatten(0, 1)
+    for start in range(0, len(rotations), _ORIENTATIONS_AT_ONCE):
+        some = rotations[start : start + _ORIENTATIONS_AT_ONCE]
+        slices = projector.spectra(spectra.frequencies, some)
+        score = (moved @ torch.view_as_real(slices).flatten(1).T).view(len(shifts), len(spectra), -1)
+        best, shift = score.max(0)
+        best = best - 0.5 * spectra.power @ slices.abs().square().T
+        likelihood, place = best.topk(min(candidates, len(some)))
+        new = Poses(some[place], shifts[shift.gather(1, place)], likelihood)
+        found = new if found is None else _likeliest(found, new, candidates)
+    assert found is not None
+    return found
+
+
+def _likeliest(first: Poses, second: Poses, count: int) -> Poses:
+    """The best of two sets of candidates."""
+    likelihood = torch.cat([first.log_likelihood, second.log_likelihood], 1)
+    likelihood, place = likelihood.topk(count)
+    rotations = torch.cat([first.rotations, second.rotations], 1)
+    shifts = torch.cat([first.shifts_px, second.shifts_px], 1)
+    rows = torch.arange(len(place), device=place.device)[:, None]
+    return Poses(rotations[rows, place], shifts[rows, place], likelihood)
+
+
+def near_search(projector: Projector, spectra: ImageSpectra, start: Poses, step_deg: float) -> Poses:
+    """The likeliest of an orientation and its 26 neighbours on a cubic lattice of small rotations.
+
+    Detail that the step is too coarse for is not looked at.
+
+    Parameters
+    ----------
+    projector : Projector
+    spectra : ImageSpectra
+        Of ``b`` images as they are.
+    start : Poses
+        Of ``b`` images.
+    step_deg : float
+        Of the lattice.
+    """
+    spectra = spectra.up_to(2 * grid_ring(step_deg))
+    device = spectra.matched.device
+    around = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, -1.0], device=device)] * 3)
+    near = small_rotations(around * math.radians(step_deg)) @ start.rotations[:, None]
+    slices = projector.spectra(spectra.frequencies, near.flatten(0, 1)).view(*near.shape[:2], -1)
+    steps = shift_grid(1.5, 1.0).to(device)
+    centred = spectra.matched * spectra.waves(start.shifts_px)
+    score = ((centred[:, None] * slices.conj()) @ spectra.waves(steps).T).real
+    score = score - 0.5 * (slices.abs().square() @ spectra.power[..., None])
+    best, place = score.flatten(1).max(1)
+    rows = torch.arange(len(place), device=device)
+    turned, step = near[rows, place // len(steps)], steps[place % len(steps)]
+    return Poses(turned, start.shifts_px + step, best)
+
+
+def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: int = 8) -> Poses:
+    """Climb to the likeliest orientation and shift nearby, by Fisher scoring with Levenberg's damping.
+
+    An image's derivatives by three rotations and two shifts come from four slices; a step that does not raise
+    the likelihood is taken back, and tried shorter.
+
+    Parameters
+    ----------
+    projector : Projector
+    spectra : ImageSpectra
+        Of ``b`` images as they are.
+    start : Poses
+        Of ``b`` images.
+    steps : int
+        How many.
+    """
+    best = Poses(start.rotations, start.shifts_px, torch.full_like(start.log_likelihood, -torch.inf))
+    axes = small_rotations(torch.eye(3, device=spectra.matched.device) * _DERIVATIVE_STEP)
+    tried, slices = best, spectra.matched
+    gradient, information = (
+        spectra.power.new_zeros(len(spectra), 5),
+        spectra.power.new_zeros(len(spectra), 5, 5),
+    )
+    damping = spectra.power.new_full((len(spectra),), _DAMPING)
+    wave_numbers = (-2 * math.pi / spectra.box) * spectra.frequencies.T
+    for step in range(steps + 1):
+        slices = projector.spectra(spectra.frequencies, tried.rotations)
+        centred = spectra.matched * spectra.waves(tried.shifts_px)
+        score = (centred * slices.conj()).real.sum(1) - 0.5 * (spectra.power * slices.abs().square()).sum(1)
+        better = score > best.log_likelihood
+        best = Poses(
+            torch.where(better[:, None, None], tried.rotations, best.rotations),
+            torch.where(better[:, None], tried.shifts_px, best.shifts_px),
+            torch.where(better, score, best.log_likelihood),
+        )
+        if step == steps:
+            break
+        near = (axes @ tried.rotations[:, None]).flatten(0, 1)
+        turned = projector.spectra(spectra.frequencies, near).view(len(spectra), 3, -1)
+        slopes = [(turned - slices[:, None]) / _DERIVATIVE_STEP, 1j * wave_numbers * slices[:, None]]
+        slope = torch.view_as_real(torch.cat(slopes, 1)).flatten(2)
+        residual = torch.view_as_real(centred - spectra.power * slices).flatten(1)
+        weighted = slope * spectra.power.repeat_interleave(2, 1)[:, None]
+        gradient = torch.where(better[:, None], (slope @ residual[..., None])[..., 0], gradient)
+        information = torch.where(better[:, None, None], weighted @ slope.mT, information)
+        damping = torch.where(better, damping / _EASE, damping * _EASE**2)
+        diagonal = information.diagonal(dim1=1, dim2=2)
+        stiff = information + torch.diag_embed(
+            diagonal * damping[:, None] + 1e-6 * diagonal.amax(1, keepdim=True)
+        )
+        move = torch.linalg.solve(stiff, gradient)
+        turn = move[:, :3] * (_LONGEST_TURN / move[:, :3].norm(dim=1, keepdim=True)).clamp(max=1)
+        shift = move[:, 3:] * (_LONGEST_SHIFT / move[:, 3:].norm(dim=1, keepdim=True)).clamp(max=1)
+        tried = Poses(small_rotations(turn) @ best.rotations, best.shifts_px + shift, score)
+    return best

@@ -1,0 +1,175 @@
+"""Orientations and shifts refined against maps of the particles themselves, half set by half set.
+
+Each half set is compared with its own half map only, up to where half maps agree (0.143), so that what one
+half has learned from noise is not in the other, and their correlation tells (Scheres and Chen 2012, Nat.
+Methods 9, 853).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import PolariceError
+from ..simulation import Projector, Volume
+from .halves import HalfMaps, solve_halves
+from .observed import ImageSource, gather_half
+from .poses import ImageSpectra, Poses, climb, global_search, grid_ring, near_search
+
+__all__ = ["RefineSettings", "Refined", "refine_orientations"]
+
+_BATCH = 128
+_FIRST_RINGS = 8
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How orientations are refined.
+
+    Attributes
+    ----------
+    rounds : int
+        How often maps are made and orientations improved.
+    search : {"local", "global"}
+        Where the first rounds look: near the orientations that are given, or everywhere.
+    global_rounds : int
+        How many rounds look everywhere, with a global search.
+    spacing_deg : float
+        Of the grid of a global search, and the step of the first local one.
+    shift_radius_px : float
+        How far from the centre a global search looks for particles.
+    """
+
+    rounds: int = 4
+    search: Literal["local", "global"] = "local"
+    global_rounds: int = 1
+    spacing_deg: float = 7.5
+    shift_radius_px: float = 4.0
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a refinement has found.
+
+    Attributes
+    ----------
+    poses : Poses
+        Of all particles.
+    maps : HalfMaps
+        Made with these poses.
+    resolution_A : tuple of float
+        Of the half maps before each round, and in the end, at 0.143.
+    """
+
+    poses: Poses
+    maps: HalfMaps
+    resolution_A: tuple[float, ...]
+
+
+def refine_orientations(
+    source: ImageSource,
+    rotations: Tensor,
+    shifts_px: Tensor | None,
+    halves: NDArray[np.int8],
+    settings: RefineSettings | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Refined:
+    """Improve orientations and shifts by rounds of reconstruction and search.
+
+    Parameters
+    ----------
+    source : ImageSource
+    rotations : Tensor, shape (n, 3, 3)
+        Where to start.
+    shifts_px : Tensor, shape (n, 2), optional
+        Where each particle lies; at the centre by default.
+    halves : ndarray of int, shape (n,)
+        Half set of each particle, 1 or 2.
+    settings : RefineSettings, optional
+    progress : callable, optional
+        Called with images searched and to be searched, over all rounds.
+
+    Returns
+    -------
+    Refined
+
+    Raises
+    ------
+    PolariceError
+        A half set is empty, or an orientation or shift is not finite.
+    """
+    settings = settings or RefineSettings()
+    count = len(rotations)
+    shifts = torch.zeros(count, 2) if shifts_px is None else shifts_px.float().cpu()
+    if not bool(rotations.isfinite().all() & shifts.isfinite().all()):
+        raise PolariceError("an orientation or a shift is not finite")
+    members = [np.flatnonzero(halves == half) for half in (1, 2)]
+    if not all(len(rows) for rows in members):
+        raise PolariceError("a half set is empty")
+    poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
+    resolutions, done = [], 0
+    for number in range(settings.rounds + 1):
+        equations = [gather_half(source, rows, poses.rotations, poses.shifts_px) for rows in members]
+        maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
+        resolutions.append(maps.comparison.resolution_A())
+        if number == settings.rounds:
+            break
+        ring = source.box * source.pixel_size_A / resolutions[-1]
+        everywhere = settings.search == "global" and number < settings.global_rounds
+        for half, rows in zip(equations, members, strict=True):
+            reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
+            projector = Projector(reference)
+            for start in range(0, len(rows), _BATCH):
+                some = rows[start : start + _BATCH]
+                spectra = ImageSpectra.of(source.read(some), max(ring, _FIRST_RINGS))
+                index = torch.from_numpy(some)
+                begin = _on(poses[index], source.device)
+                found = _search(projector, spectra, begin, settings, everywhere, near=number == 0)
+                poses.rotations[index] = found.rotations.cpu()
+                poses.shifts_px[index] = found.shifts_px.cpu()
+                poses.log_likelihood[index] = found.log_likelihood.cpu()
+                done += len(some)
+                if progress is not None:
+                    progress(done, settings.rounds * count)
+    return Refined(poses, maps, tuple(resolutions))
+
+
+def _search(
+    projector: Projector,
+    spectra: ImageSpectra,
+    begin: Poses,
+    settings: RefineSettings,
+    everywhere: bool,
+    near: bool,
+) -> Poses:
+    """The likeliest poses of a batch: of the whole sphere, or up the hill from where it begins."""
+    if everywhere:
+        found = global_search(
+            projector,
+            spectra,
+            spacing_deg=settings.spacing_deg,
+            shift_radius_px=settings.shift_radius_px,
+        )
+        coarse = spectra.up_to(2 * grid_ring(settings.spacing_deg))
+        hills = [climb(projector, coarse, found[:, k], steps=4) for k in range(found.log_likelihood.shape[1])]
+        highest = torch.stack([hill.log_likelihood for hill in hills], 1).argmax(1)
+        rows = torch.arange(len(highest), device=highest.device)
+        begin = Poses(
+            torch.stack([hill.rotations for hill in hills], 1)[rows, highest],
+            torch.stack([hill.shifts_px for hill in hills], 1)[rows, highest],
+            torch.stack([hill.log_likelihood for hill in hills], 1)[rows, highest],
+        )
+    elif near:
+        begin = near_search(projector, spectra, begin, settings.spacing_deg)
+    return climb(projector, spectra, begin)
+
+
+def _on(poses: Poses, device: torch.device) -> Poses:
+    return Poses(poses.rotations.to(device), poses.shifts_px.to(device), poses.log_likelihood.to(device))

@@ -1,0 +1,162 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from polarice.conventions import random_rotations
+from polarice.errors import PolariceError
+from polarice.imaging import CTF, filter_images, shift_images
+from polarice.reconstruction import (
+    ImageSpectra,
+    Observation,
+    ObservedImages,
+    Poses,
+    RefineSettings,
+    climb,
+    global_search,
+    near_search,
+    refine_orientations,
+    rotation_grid,
+    small_rotations,
+)
+from polarice.simulation import Projector, Volume, density_from_structure, example_structure
+
+BOX = 32
+
+
+@pytest.fixture(scope="module")
+def molecule() -> Volume:
+    return density_from_structure(example_structure(), BOX, 5.0)
+
+
+def angles_deg(first: Tensor, second: Tensor) -> Tensor:
+    """Angle of the rotation between two orientations."""
+    trace = (first * second).sum((-2, -1))
+    return torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).arccos())
+
+
+def turned(rotations: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Rotations turned about random axes by an angle."""
+    axis = torch.randn(len(rotations), 3, generator=generator)
+    return small_rotations(axis / axis.norm(dim=1, keepdim=True) * math.radians(degrees)) @ rotations
+
+
+def observe(
+    molecule: Volume, rotations: Tensor, shifts: Tensor, snr: float, generator: torch.Generator, *, ctf: bool
+) -> Observation:
+    """Images in white noise, with all that is known of them."""
+    clean = shift_images(Projector(molecule)(rotations), shifts)
+    transfer = None
+    if ctf:
+        u = 12000 + 6000 * torch.rand(len(rotations), generator=generator)
+        one = torch.ones_like(u)
+        kinds = CTF(u, u, 0 * one, 300 * one, 2.7 * one, 0.1 * one, 0 * one, 0 * one)
+        transfer = kinds.evaluate(BOX, molecule.pixel_size_A)
+        clean = filter_images(clean, transfer)
+    sigma = float(clean.square().mean() / snr) ** 0.5
+    noise = sigma * torch.randn(clean.shape, generator=generator)
+    return Observation(clean + noise, transfer, torch.full((len(rotations),), sigma**-2))
+
+
+def test_likelihood_is_that_of_the_pixels(molecule: Volume, generator: torch.Generator) -> None:
+    """At the highest ring, half the difference of squared residuals in real space."""
+    rotations, shifts = random_rotations(6, generator), torch.randn(6, 2, generator=generator)
+    seen = observe(molecule, rotations, shifts, 0.5, generator, ctf=True)
+    assert seen.transfer is not None
+    spectra = ImageSpectra.of(seen, BOX)
+    projector = Projector(molecule)
+    told = climb(projector, spectra, Poses(rotations, shifts, torch.zeros(6)), steps=0).log_likelihood
+    explained = filter_images(shift_images(projector(rotations), shifts), seen.transfer)
+    # The mean is not looked at.
+    images, explained = (x - x.mean((1, 2), keepdim=True) for x in (seen.images, explained))
+    gain = (images.square() - (images - explained).square()).sum((1, 2)) * seen.weights / 2
+    torch.testing.assert_close(told, gain, rtol=2e-3, atol=0.05)
+
+
+def test_grid_is_near_every_rotation(generator: torch.Generator) -> None:
+    grid = rotation_grid(15.0)
+    nearest = torch.stack([angles_deg(grid, one).min() for one in random_rotations(200, generator)])
+    assert nearest.max() < 15
+    assert nearest.mean() < 10
+
+
+def test_small_rotations_are_right_handed() -> None:
+    quarter = small_rotations(torch.tensor([0.0, 0.0, math.pi / 2]))
+    torch.testing.assert_close(
+        quarter @ torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("ctf", [False, True])
+def test_climbing_comes_back_to_the_truth(molecule: Volume, generator: torch.Generator, ctf: bool) -> None:
+    rotations, shifts = random_rotations(40, generator), torch.randn(40, 2, generator=generator)
+    spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 50.0, generator, ctf=ctf), 15)
+    start = Poses(turned(rotations, 8.0, generator), shifts + 0.7, torch.zeros(40))
+    projector = Projector(molecule)
+    found = climb(projector, spectra, near_search(projector, spectra, start, 7.5))
+    assert angles_deg(found.rotations, rotations).median() < 0.7
+    assert (found.shifts_px - shifts).norm(dim=1).median() < 0.1
+
+
+def test_errors_are_those_of_the_information_bound(molecule: Volume, generator: torch.Generator) -> None:
+    """At the likeliest pose, noise has moved images about as far as Cramér and Rao allow."""
+    rotations, shifts = random_rotations(200, generator), torch.zeros(200, 2)
+    spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 1.0, generator, ctf=False), 15)
+    projector = Projector(molecule)
+    step = math.radians(0.5)
+    still = projector.spectra(spectra.frequencies, rotations)
+    near = (small_rotations(step * torch.eye(3)) @ rotations[:, None]).flatten(0, 1)
+    slope = (projector.spectra(spectra.frequencies, near).view(200, 3, -1) - still[:, None]) / step
+    information = torch.einsum("bim,bjm,bm->bij", slope, slope.conj(), spectra.power.to(slope)).real
+    bound = torch.rad2deg(torch.linalg.inv(information).diagonal(dim1=1, dim2=2).sum(1).sqrt())
+    found = climb(projector, spectra, Poses(rotations, shifts, torch.zeros(200)))
+    errors = angles_deg(found.rotations, rotations)
+    ratio = float((errors / bound).square().mean().sqrt())
+    assert 0.7 < ratio < 1.6
+
+
+def test_global_search_needs_no_start(molecule: Volume, generator: torch.Generator) -> None:
+    rotations, shifts = random_rotations(12, generator), torch.randn(12, 2, generator=generator)
+    spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 2.0, generator, ctf=True), 15)
+    projector = Projector(molecule)
+    found = global_search(projector, spectra, spacing_deg=15.0)
+    assert found.rotations.shape == (12, 4, 3, 3)
+    assert (found.log_likelihood.diff(dim=1) <= 0).all()
+    best = climb(projector, spectra, found[:, 0])
+    assert (angles_deg(best.rotations, rotations) < 5).float().mean() > 0.8
+    assert (best.shifts_px - shifts).norm(dim=1).median() < 0.3
+
+
+def test_refinement_improves_orientations(molecule: Volume, generator: torch.Generator) -> None:
+    count = 240
+    rotations, shifts = random_rotations(count, generator), torch.randn(count, 2, generator=generator)
+    seen = observe(molecule, rotations, shifts, 1.0, generator, ctf=True)
+    start = turned(rotations, 10.0, generator)
+    halves = (np.arange(count) % 2 + 1).astype(np.int8)
+    done: list[tuple[int, int]] = []
+    found = refine_orientations(
+        ObservedImages(seen, molecule.pixel_size_A),
+        start,
+        None,
+        halves,
+        RefineSettings(rounds=2),
+        progress=lambda *told: done.append(told),
+    )
+    assert angles_deg(found.poses.rotations, rotations).mean() < 0.6 * angles_deg(start, rotations).mean()
+    assert (found.poses.shifts_px - shifts).norm(dim=1).mean() < 0.5 * shifts.norm(dim=1).mean()
+    assert len(found.resolution_A) == 3
+    assert found.resolution_A[-1] <= found.resolution_A[0]
+    assert done[-1] == (2 * count, 2 * count)
+
+
+def test_refinement_refuses_what_it_cannot_use(molecule: Volume, generator: torch.Generator) -> None:
+    rotations = random_rotations(4, generator)
+    seen = observe(molecule, rotations, torch.zeros(4, 2), 1.0, generator, ctf=False)
+    source = ObservedImages(seen, molecule.pixel_size_A)
+    with pytest.raises(PolariceError, match="half set is empty"):
+        refine_orientations(source, rotations, None, np.ones(4, np.int8))
+    rotations[2, 0, 0] = math.nan
+    with pytest.raises(PolariceError, match="not finite"):
+        refine_orientations(source, rotations, None, np.array([1, 2, 1, 2], np.int8))
