@@ -1,4 +1,4 @@
-"""The command that finds orientations without a reference."""
+"""The command that finds orientations and a map without a reference."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def abinitio(
         int, Parameter(help="Images between which common lines are looked for; the others follow these.")
     ] = 500,
     shifts: Annotated[bool, Parameter(help="Find out where particles lie in their boxes.")] = True,
+    rounds: Annotated[int, Parameter(help="Of refinement against half maps of the original images.")] = 3,
+    truth: Annotated[
+        Path | None, Parameter(help="Folder of `polarice simulate`, to compare with on the page.")
+    ] = None,
     seed: int = 0,
     overwrite: Overwrite = False,
     resume: Annotated[
@@ -38,8 +42,9 @@ def abinitio(
     reading: Reading | None = None,
     output: Output | None = None,
 ) -> int:
-    """Find the orientations of particles without a reference, from the common lines of denoised images."""
+    """Find orientations without a reference, by common lines of denoised images, and map the originals."""
     from ..denoising import DenoiseSettings
+    from ..evaluation import Truth, map_report, shell_correlation_picture
     from ..reconstruction import AbInitioSettings
     from ..reconstruction import abinitio as find
 
@@ -49,15 +54,29 @@ def abinitio(
         denoising=DenoiseSettings(model=model, neighbours=neighbours, **(reading or Reading()).settings()),
         representatives=representatives,
         shifts=shifts,
+        rounds=rounds,
         seed=seed,
     )
+    known = None if truth is None else Truth.load(truth)
     with console.progress():
         result = find(particles, out, settings, overwrite=overwrite, resume=resume, progress=console.step)
     for notice in result.notices:
         console.note(f"note: {notice}")
-    figures = result.summary()
+    picture, page = out / "fsc.png", out / "report.html"
+    shell_correlation_picture(picture, result.maps.comparison)
+    compared = map_report(page, result, known)
+    figures = result.summary() | compared
+    figures["files"] = {
+        **figures["files"],
+        str(picture): "the same, to look at",
+        str(page): "what happened",
+    }
     console.say(
-        f"{figures['particles']:,} particles, mean confidence {figures['mean_confidence']:.2f}: {result.star}"
+        f"{figures['particles']:,} particles, half maps agree to {result.resolution_A[-1]:.2f} Å: "
+        f"{out / 'map.mrc'}"
     )
+    for name, value in compared.items():
+        console.say(f"{name}: {value}")
+    console.say(f"the page: {page}")
     console.finish(figures)
     return 0

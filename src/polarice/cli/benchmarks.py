@@ -146,3 +146,53 @@ def paper(
     console.say(f"{result.seconds / 60:.1f} minutes; the tables: {files['table']}")
     console.finish({**result.figures(), "files": {name: str(path) for name, path in files.items()}})
     return 0
+
+
+@benchmark.command
+def threed(
+    bank: Annotated[Path, Parameter(help="A bank of structures that the models have not seen.")],
+    *,
+    out: Out,
+    model: Annotated[
+        str, Parameter(help="A shipped joint model's name, or a weights file.")
+    ] = "polar-transformer-64",
+    names: Annotated[
+        list[str] | None, Parameter(help="Structures; 1FDO, 3NAL and 6BQN by default.", negative="")
+    ] = None,
+    snr: Annotated[list[float] | None, Parameter(help="By default 0.25.", negative="")] = None,
+    particles: Annotated[int, Parameter(help="Uniform views of each structure.")] = 2048,
+    ctf: Annotated[bool, Parameter(help="With CTFs, and shifts of up to 3 pixels.")] = False,
+    methods: Annotated[
+        list[str] | None,
+        Parameter(help="Of truth, own, sets, unet-64, dncnn-64, noisy; all by default.", negative=""),
+    ] = None,
+    representatives: Annotated[int, Parameter(help="See `polarice abinitio`.")] = 500,
+    rounds: Annotated[int, Parameter(help="See `polarice abinitio`.")] = 3,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    output: Output | None = None,
+) -> int:
+    """Measure orientations and maps of simulated stacks, with and without knowing the sets."""
+    from ..evaluation import THREED_METHODS, ThreedBenchmarkSettings, benchmark_threed, threed_table
+    from ..simulation import StructureBank
+
+    console = (output or Output()).console()
+    default = ThreedBenchmarkSettings()
+    settings = ThreedBenchmarkSettings(
+        names=tuple(names or default.names),
+        snr=tuple(snr or default.snr),
+        particles=particles,
+        ctf=ctf,
+        methods=tuple(methods or THREED_METHODS),
+        model=model,
+        representatives=representatives,
+        rounds=rounds,
+        device=device,
+    )
+    with console.progress():
+        figures = benchmark_threed(
+            StructureBank.load(bank), out, settings, overwrite=overwrite, progress=console.step
+        )
+    console.say(threed_table(figures))
+    console.finish(figures)
+    return 0

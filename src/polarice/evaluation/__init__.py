@@ -33,6 +33,7 @@ from .diagnostics import AttentionDiagnostics, DiagnosticSettings, diagnose_atte
 from .evaluate import evaluate, require_correspondence
 from .guard_report import guard_report
 from .guards import GuardResult, GuardSettings, Verdict, guard_stack
+from .map_report import map_report
 from .metrics import (
     best_linear_scale,
     fourier_ring_correlation,
@@ -62,14 +63,18 @@ from .report import report_html, write_report
 from .run_report import run_report, verdict
 from .shell_figure import shell_correlation_picture
 from .summary import evaluation_curves, evaluation_figures
+from .threed_benchmark import THREED_METHODS, ThreedBenchmarkSettings, benchmark_threed, threed_table
+from .truth import Compared, Truth
 
 __all__ = [
     "QUICK_DIAGNOSTICS",
     "RANDOM_ORIENTATIONS_DEG",
+    "THREED_METHODS",
     "AngleProfile",
     "AttentionDiagnostics",
     "AttentionMap",
     "ClassTile",
+    "Compared",
     "DemoResult",
     "DiagnosticSettings",
     "FileWritten",
@@ -89,6 +94,8 @@ __all__ = [
     "RadialCurves",
     "ReportContent",
     "StageTime",
+    "ThreedBenchmarkSettings",
+    "Truth",
     "Verdict",
     "adjusted_rand_index",
     "angle_error_deg",
@@ -96,6 +103,7 @@ __all__ = [
     "attention_table",
     "benchmark_attention",
     "benchmark_neighbours",
+    "benchmark_threed",
     "best_linear_scale",
     "class_average_angles_deg",
     "class_report",
@@ -108,6 +116,7 @@ __all__ = [
     "frc_resolution_A",
     "guard_report",
     "guard_stack",
+    "map_report",
     "neighbour_angles_deg",
     "neighbour_benchmark_table",
     "neighbour_report",
@@ -126,6 +135,7 @@ __all__ = [
     "shell_correlation_picture",
     "shell_gain",
     "ssim",
+    "threed_table",
     "true_angles_deg",
     "verdict",
     "write_report",

@@ -19,6 +19,7 @@ __all__ = [
     "Chapter",
     "ClassTile",
     "Comparison",
+    "Directions",
     "FileWritten",
     "Floats",
     "Gallery",
@@ -324,6 +325,24 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Directions:
+    """From which sides particles are seen.
+
+    Attributes
+    ----------
+    title : str
+    towards : array, shape (n, 3)
+        Unit vectors in the specimen's coordinates.
+    note : str
+        How to read it.
+    """
+
+    title: str
+    towards: Floats
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class GuardCheck:
     """What became of pure white noise.
 
@@ -394,6 +413,7 @@ class Chapter:
     gallery : Gallery, optional
     radial : RadialCurves, optional
     histograms : tuple of Histogram
+    directions : Directions, optional
     """
 
     anchor: str
@@ -401,6 +421,7 @@ class Chapter:
     gallery: Gallery | None = None
     radial: RadialCurves | None = None
     histograms: tuple[Histogram, ...] = ()
+    directions: Directions | None = None
 
 
 BEFORE_AND_AFTER = Heading(

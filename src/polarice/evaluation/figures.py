@@ -24,7 +24,16 @@ from PIL import Image
 
 from ..files import whole
 from ..imaging import fourier_resample
-from .content import AngleProfile, AttentionMap, Floats, Gallery, Histogram, RadialCurve, RadialCurves
+from .content import (
+    AngleProfile,
+    AttentionMap,
+    Directions,
+    Floats,
+    Gallery,
+    Histogram,
+    RadialCurve,
+    RadialCurves,
+)
 
 __all__ = [
     "DARK",
@@ -34,6 +43,7 @@ __all__ = [
     "angle_chart",
     "attention_chart",
     "chart_style",
+    "direction_chart",
     "frc_chart",
     "gain_chart",
     "gallery_picture",
@@ -174,6 +184,36 @@ def histogram_chart(histogram: Histogram) -> Chart:
         axes.set_ylabel("particles")
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend()
+
+    return _chart(draw)
+
+
+def direction_chart(directions: Directions) -> Chart:
+    """How many particles are seen from where: longitude against the sine of latitude, so areas are true."""
+    towards = np.asarray(directions.towards, dtype=np.float64)
+    longitude = np.degrees(np.arctan2(towards[:, 1], towards[:, 0]))
+    # Cells that ten particles fall into if they come from everywhere.
+    rows = int(np.clip(np.sqrt(len(towards) / 20), 3, 18))
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        colours = LinearSegmentedColormap.from_list("particles", [theme.paper, theme.series[0], theme.ink])
+        *_, drawn = axes.hist2d(
+            longitude,
+            np.clip(towards[:, 2], -1, 1),
+            bins=(2 * rows, rows),
+            range=((-180, 180), (-1, 1)),
+            cmap=colours,
+            vmin=0,
+        )
+        axes.grid(False)
+        axes.set_xticks(range(-180, 181, 90))
+        latitudes = (-90, -30, 0, 30, 90)
+        axes.set_yticks(np.sin(np.radians(latitudes)), [f"{latitude}°" for latitude in latitudes])
+        axes.set_xlabel("longitude (°)")
+        axes.set_ylabel("latitude")
+        bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+        bar.set_label("particles")
+        bar.outline.set_visible(False)
 
     return _chart(draw)
 

@@ -174,12 +174,14 @@ def _spectra(content: ReportContent) -> str:
 
 
 def _histograms(histograms: tuple[Histogram, ...]) -> str:
-    return charts(
-        [
-            chart(figures.histogram_chart(each), f"<b>{text(each.title)}.</b> {text(each.note)}", each.title)
-            for each in histograms
-        ]
-    )
+    return charts(_histogram_charts(histograms))
+
+
+def _histogram_charts(histograms: tuple[Histogram, ...]) -> list[str]:
+    return [
+        chart(figures.histogram_chart(each), f"<b>{text(each.title)}.</b> {text(each.note)}", each.title)
+        for each in histograms
+    ]
 
 
 def _guard(guard: GuardCheck) -> str:
@@ -195,7 +197,11 @@ def _guard(guard: GuardCheck) -> str:
 def _chapter(chapter: Chapter) -> str:
     pictures = _gallery(chapter.gallery) if chapter.gallery else ""
     curves = _radial(chapter.radial) if chapter.radial else ""
-    return f"<p>{text(chapter.heading.lead)}</p>{pictures}{curves}{_histograms(chapter.histograms)}"
+    drawn = _histogram_charts(chapter.histograms)
+    if (seen := chapter.directions) is not None:
+        caption = f"<b>{text(seen.title)}.</b> {text(seen.note)}"
+        drawn = [chart(figures.direction_chart(seen), caption, seen.title), *drawn]
+    return f"<p>{text(chapter.heading.lead)}</p>{pictures}{curves}{charts(drawn)}"
 
 
 def _timings(content: ReportContent) -> str:

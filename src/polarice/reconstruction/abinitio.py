@@ -1,12 +1,13 @@
-"""A particle stack in, the same particles with orientations out; nobody gives a reference.
+"""A particle stack in, the same particles with orientations and a map of them out; nobody gives a reference.
 
-Orientations are found in denoised images and written beside the original ones: no denoised pixel goes on.
-The images of both half sets are oriented together, so that they share one frame and one hand; a refinement
-that is to be judged by half maps has to go on from there with each half by itself.
+Orientations are found in denoised images; maps are made of the original ones: no denoised pixel goes on.
+The images of both half sets are oriented together, so that they share one frame and one hand; from there on
+each half set is refined against its own half map.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -36,20 +37,31 @@ from ..stacks import (
     NEIGHBOUR_FILE,
     GivenNeighbours,
     Progress,
+    clear_outputs,
     open_stack,
     require_fit,
     timed,
     unreadable,
     write_record,
 )
+from .halves import HalfMaps
+from .map_files import MAP_FILES, write_maps
+from .observed import ObservedStack
+from .refinement import Refined, RefineSettings, refine_orientations
+from .settings import ctf_misfits
 
 __all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
 
 _RELION_31 = 30001
 _FEWEST = 16
 _HALVES = (
-    "Orientations of both half sets were found together, as a start: half maps that are to be compared need "
-    "a refinement of each half by itself."
+    "Orientations of both half sets were found together before each was refined against its own half map: "
+    "at low resolution the half maps are not independent."
+)
+_DIVIDED = (
+    "There are no half sets: particles were denoised with each other and then divided at random "
+    "(_rlnRandomSubset), so the half maps are not independent, and their resolution is too good. "
+    "`polarice denoise --split-halves` divides them before."
 )
 # Pixels at the edge of an image whose mean is its background.
 _EDGE_PX = 4.0
@@ -70,6 +82,8 @@ class AbInitioSettings:
         neighbours among them to start with.
     shifts : bool
         Find out where the particles lie; otherwise each is taken to be at the centre of its box.
+    rounds : int
+        Of refinement against half maps; without any, maps are made with the orientations of common lines.
     seed : int
     """
 
@@ -77,12 +91,13 @@ class AbInitioSettings:
     denoising: DenoiseSettings = field(default_factory=DenoiseSettings)
     representatives: int = 500
     shifts: bool = True
+    rounds: int = 3
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class AbInitioResult:
-    """Orientations of a stack.
+    """Orientations of a stack, and a map.
 
     Attributes
     ----------
@@ -95,8 +110,16 @@ class AbInitioResult:
         From specimen to image coordinates, up to one rotation and one mirror image of all.
     centre_px : ndarray, shape (n, 2)
         Where each particle lies, (x, y) in pixels of the stack from the centre of the box.
+    from_lines : ndarray, shape (n, 3, 3)
+        The orientations of common lines, before refinement.
     confidence : ndarray, shape (n,)
         Share of the other images with which each meets along rays likelier to be one than strangers.
+    observed : ObservedStack
+        The original images.
+    maps : HalfMaps
+        Of them.
+    resolution_A : tuple of float
+        Of the half maps before each round of refinement, and in the end, at 0.143.
     representatives : ndarray of int
         Rows of the images between which common lines were looked for.
     seconds : dict
@@ -112,7 +135,11 @@ class AbInitioResult:
     settings: AbInitioSettings
     rotations: NDArray[np.float32]
     centre_px: NDArray[np.float32]
+    from_lines: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    observed: ObservedStack
+    maps: HalfMaps
+    resolution_A: tuple[float, ...]
     representatives: NDArray[np.int64]
     seconds: dict[str, float]
     notices: tuple[str, ...]
@@ -131,6 +158,10 @@ class AbInitioResult:
             "particles": len(self.rotations),
             "representatives": len(self.representatives),
             "mean_confidence": round(float(self.confidence.mean()), 4),
+            "resolution_A": [
+                round(resolution, 3) if math.isfinite(resolution) else None
+                for resolution in self.resolution_A
+            ],
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
             "notices": list(self.notices),
             "files": self.files,
@@ -146,7 +177,7 @@ def abinitio(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> AbInitioResult:
-    """Find the orientations of a stack's particles without a reference, file to file.
+    """Find the orientations of a stack's particles and a map of them without a reference, file to file.
 
     Parameters
     ----------
@@ -154,7 +185,8 @@ def abinitio(
         The original stack: ``.star``, ``.cs``, ``.mrcs`` or ``.mrc``.
     out : path-like
         Folder for ``particles.star`` (the original images with orientations, origins and
-        ``polariceOrientationConfidence``), ``abinitio.json`` and, if nobody gives one, ``denoised/``.
+        ``polariceOrientationConfidence``), ``half1.mrc``, ``half2.mrc``, ``map.mrc``, ``mask.mrc``,
+        ``fsc.star``, ``abinitio.json`` and, if nobody gives one, ``denoised/``.
     settings : AbInitioSettings, optional
     overwrite : bool
         Allow a folder that is not empty.
@@ -178,13 +210,17 @@ def abinitio(
     device = resolve_device(settings.denoising.device)
     stack = open_stack(particles, settings.denoising)
     denoised = None if settings.denoised is None else ParticleStack.open(settings.denoised)
-    require_fit(stack, chain(_misfits(stack, settings, denoised), unreadable(stack, settings.denoising)))
+    wrong = chain(
+        _misfits(stack, settings, denoised),
+        unreadable(stack, settings.denoising),
+        ctf_misfits(stack, settings.denoising.ctf and None),
+    )
+    require_fit(stack, wrong)
     make_folder(out)
     star, record = out / "particles.star", out / "abinitio.json"
-    for earlier in (star, record):
-        earlier.unlink(missing_ok=True)
+    clear_outputs(out, (star.name, record.name, *MAP_FILES))
     seconds: dict[str, float] = {}
-    notices = () if stack.half_sets is None else (_HALVES,)
+    notices = [_DIVIDED if stack.half_sets is None else _HALVES]
     if denoised is None:
         made = _denoise(stack, out / "denoised", settings, resume, overwrite, report, seconds)
         denoised = ParticleStack.open(made)
@@ -195,22 +231,31 @@ def abinitio(
             found, members = _orient(images, company, settings, report)
         except PolariceError as error:
             raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
-    centre = found.shifts_px.cpu().numpy()
+        del images
+    observed, refined = _refine(stack, found, settings, device, report, seconds)
+    rotations, centre = refined.poses.rotations, refined.poses.shifts_px.numpy()
     result = AbInitioResult(
         stack.path,
         star,
         denoised.path,
         settings,
-        found.rotations.cpu().numpy(),
+        rotations.numpy(),
         centre,
+        found.rotations.cpu().numpy(),
         found.confidence.cpu().numpy(),
+        observed,
+        refined.maps,
+        refined.resolution_A,
         members,
         seconds,
-        notices,
+        tuple(notices),
     )
-    angles = matrix_to_euler(found.rotations.double()).cpu().numpy()
+    angles = matrix_to_euler(rotations.double()).numpy()
     columns = {f"rlnAngle{name}": angles[:, k] for k, name in enumerate(("Rot", "Tilt", "Psi"))}
     columns |= origin_columns(stack, centre) | {"polariceOrientationConfidence": result.confidence}
+    if stack.given_half_sets is not None:
+        columns["rlnRandomSubset"] = stack.given_half_sets
+    result.files.update(write_maps(refined.maps, out))
     with whole(star) as partial:
         write_star(
             partial, particle_tables(stack, columns), version=stack.version if stack.tables else _RELION_31
@@ -218,6 +263,39 @@ def abinitio(
     result.files[str(star)] = "the original particles with orientations"
     write_record(record, result)
     return result
+
+
+def _refine(
+    stack: ParticleStack,
+    found: Orientations,
+    settings: AbInitioSettings,
+    device: torch.device,
+    report: Progress,
+    seconds: dict[str, float],
+) -> tuple[ObservedStack, Refined]:
+    """Maps of the original images, and orientations refined against them."""
+    if stack.half_sets is None:
+        stack.split_halves()
+    halves = stack.half_sets
+    assert halves is not None
+    with timed(seconds, "measure the originals"):
+        observed = ObservedStack.measure(
+            stack,
+            device,
+            contrast=settings.denoising.contrast,
+            ctf=settings.denoising.ctf and stack.has_ctf,
+            progress=lambda done: report("measure the originals", done, len(stack)),
+        )
+    with timed(seconds, "refine and make maps"):
+        refined = refine_orientations(
+            observed,
+            found.rotations,
+            found.shifts_px,
+            halves,
+            RefineSettings(rounds=settings.rounds),
+            progress=lambda done, total: report("refine against half maps", done, total),
+        )
+    return observed, refined
 
 
 def _misfits(
@@ -233,6 +311,8 @@ def _misfits(
     if len(stack) < _FEWEST:
         reason = f"{len(stack)} particles are too few for common lines: at least {_FEWEST} are needed"
         yield ParticleFileError(reason, path=stack.path, hint="bring more particles")
+    if settings.rounds < 0:
+        yield PolariceError("rounds of refinement cannot be fewer than none")
     if settings.representatives < _FEWEST:
         yield PolariceError(f"at least {_FEWEST} representatives are needed")
     if denoised is None:

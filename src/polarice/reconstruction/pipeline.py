@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,25 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .. import __version__
 from ..devices import keep_freed_memory, resolve_device
 from ..files import make_folder, prepare_output, require_room
-from ..particles import write_star
-from ..simulation import Volume, write_map
 from ..stacks import Progress, StackSettings, clear_outputs, open_stack, require_fit, timed, write_record
-from .fsc_files import fsc_tables, read_mask
+from .fsc_files import read_mask
 from .halves import HalfMaps, solve_halves
+from .map_files import MAP_FILES, write_maps
 from .observed import ObservedStack, gather_half
 from .settings import ReconstructSettings, misfits
 
 __all__ = ["ReconstructResult", "reconstruct_stack"]
 
-_RELION_31 = 30001
 _BYTES_PER_VOXEL = 16
-_MAPS = ("half1", "half2", "map", "mask")
-_FILES = (*(f"{name}.mrc" for name in _MAPS), "fsc.star", "fsc.png", "reconstruct.json")
 
 
 @dataclass(frozen=True)
@@ -170,37 +164,13 @@ def reconstruct_stack(
         maps = solve_halves(equations[0], equations[1], stack.pixel_size_A, mask)
     report("solve", 1, 1)
     make_folder(out)
-    clear_outputs(out, _FILES)
+    clear_outputs(out, (*MAP_FILES, "reconstruct.json"))
     sizes = (len(members[0]), len(members[1]))
     result = ReconstructResult(stack.path, settings, observed, maps, sizes, seconds)
-    _write(result, out)
+    result.files.update(write_maps(maps, out))
+    write_record(out / "reconstruct.json", result)
     return result
 
 
 def _advance(report: Progress, already: int, count: int, done: int) -> None:
     report("back-project", already + done, count)
-
-
-def _write(result: ReconstructResult, out: Path) -> None:
-    """Write everything, the record last."""
-    maps = result.maps
-    for path, volume, what in _volumes(result, out):
-        write_map(path, Volume(volume, maps.comparison.pixel_size_A))
-        result.files[str(path)] = what
-    path = out / "fsc.star"
-    write_star(path, fsc_tables(maps.comparison), version=_RELION_31)
-    result.files[str(path)] = "Fourier shell correlation of the half maps"
-    write_record(out / "reconstruct.json", result)
-
-
-def _volumes(result: ReconstructResult, out: Path) -> Iterator[tuple[Path, Tensor, str]]:
-    maps = result.maps
-    said = (
-        "map of half set 1, not filtered",
-        "map of half set 2, not filtered",
-        "map of all particles, filtered by its correlation, within the mask",
-        "the mask",
-    )
-    volumes = (maps.first, maps.second, maps.whole, maps.mask)
-    for name, volume, what in zip(_MAPS, volumes, said, strict=True):
-        yield out / f"{name}.mrc", volume, what

@@ -12,7 +12,7 @@ import torch
 from ..errors import ParticleFileError, PolariceError
 from ..particles import Contrast, ParticleStack
 
-__all__ = ["ReconstructSettings", "misfits"]
+__all__ = ["ReconstructSettings", "ctf_misfits", "misfits"]
 
 _FEWEST, _SMALLEST_BOX = 16, 16
 # Directions that all lie within about six degrees of one axis leave most of Fourier space empty.
@@ -79,7 +79,7 @@ def misfits(stack: ParticleStack, settings: ReconstructSettings) -> Iterator[Pol
         yield ParticleFileError(
             f"a half set has {fewest} images, at least {_FEWEST // 2} are needed", path=path
         )
-    yield from _unseen_ctf(stack, settings)
+    yield from ctf_misfits(stack, settings.ctf)
     if stack.box < _SMALLEST_BOX:
         yield ParticleFileError(f"a box of {stack.box} pixels is too small for a map", path=path)
 
@@ -104,15 +104,22 @@ def _unposed(stack: ParticleStack) -> Iterator[PolariceError]:
             yield ParticleFileError(reason, path=stack.path, hint=hint)
 
 
-def _unseen_ctf(stack: ParticleStack, settings: ReconstructSettings) -> Iterator[PolariceError]:
-    """CTFs that are missing or have been applied already."""
-    if settings.ctf is False:
+def ctf_misfits(stack: ParticleStack, ctf: bool | None) -> Iterator[PolariceError]:
+    """CTFs that are missing or have been applied already.
+
+    Parameters
+    ----------
+    stack : ParticleStack
+    ctf : bool, optional
+        Whether they are to be used; by default where their parameters are given.
+    """
+    if ctf is False:
         return
     if stack.premultiplied:
         reason = "these images were multiplied by their CTFs, which is not supported"
         yield ParticleFileError(reason, path=stack.path, hint="extract them without that")
     partly = any(stack.has_column(f"rlnDefocus{axis}") for axis in "UV")
-    if not stack.has_ctf and (settings.ctf or partly):
+    if not stack.has_ctf and (ctf or partly):
         missing = ", ".join(f"_{name}" for name in stack.missing_ctf_columns)
         hint = "add the columns, or ignore the CTF with --no-ctf"
         yield ParticleFileError(f"the CTF lacks {missing}", path=stack.path, hint=hint)
