@@ -10,7 +10,7 @@ import torch
 from polarice import cli
 from polarice.denoising import DenoiseSettings, denoise_stack
 from polarice.errors import ParticleFileError, PolariceError
-from polarice.evaluation import orientation_errors
+from polarice.evaluation import Truth, orientation_errors
 from polarice.particles import ParticleStack, ParticleWriter, read_star
 from polarice.reconstruction import AbInitioSettings, abinitio
 from polarice.simulation import example_structure, simulate
@@ -138,13 +138,55 @@ def test_one_view_is_named(tmp_path):
 
 
 def test_command(stack, perfect, tmp_path, capsys):
-    options = f"--out {tmp_path / 'out'} --denoised {perfect} --device cpu --json"
+    truth = stack.particles.parent
+    options = f"--out {tmp_path / 'out'} --denoised {perfect} --device cpu --json --rounds 1 --truth {truth}"
     with pytest.raises(SystemExit) as ended:
         cli.main(["abinitio", str(stack.particles), *options.split()])
     assert not ended.value.code
     figures = json.loads(capsys.readouterr().out)
     assert figures["particles"] == 60
-    assert {Path(name).name for name in figures["files"]} == {"particles.star", "abinitio.json"}
+    assert {Path(name).name for name in figures["files"]} == {
+        *(f"{name}.mrc" for name in ("half1", "half2", "map", "mask")),
+        *(f"fsc.{kind}" for kind in ("star", "png")),
+        "particles.star",
+        "abinitio.json",
+        "report.html",
+    }
+    assert all(Path(name).is_file() for name in figures["files"])
+    assert len(figures["resolution_A"]) == 2
+    # Common lines are those of perfectly denoised images; a noisy one tells its orientation within some degrees.
+    assert figures["mean_error_of_common_lines_deg"] < 2
+    assert figures["mean_error_deg"] < 10
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The truth" in page
+    assert "Directions of view" in page
+
+
+def test_truth_that_is_none_is_named(stack, perfect, tmp_path, capsys):
+    options = f"--out {tmp_path / 'out'} --denoised {perfect} --truth {tmp_path}"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["abinitio", str(stack.particles), *options.split()])
+    assert ended.value.code == 2
+    assert "particles.star" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_maps_of_the_originals(stack, perfect, tmp_path):
+    settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0)
+    result = abinitio(stack.particles, tmp_path / "out", settings)
+    truth = Truth.load(stack.particles.parent)
+    rotations, shifts = torch.from_numpy(result.rotations), torch.from_numpy(result.centre_px)
+    halves = result.observed.stack.half_sets
+    compared = truth.compare(result.observed, rotations, shifts, halves)
+    # The map of the true orientations is not much better.
+    ideal = truth.compare(result.observed, truth.rotations, truth.shifts_px, halves)
+    assert float(compared.errors_deg.mean()) < 2
+    true = truth.volume.density
+    like = [float((m.maps.whole * true).sum() / m.maps.whole.norm() / true.norm()) for m in (compared, ideal)]
+    assert like[0] > like[1] - 0.05 > 0.7
+    # In its own frame it is another map: nobody can know the truth's.
+    own = result.maps.whole
+    assert float((own * true).sum() / own.norm() / true.norm()) < like[0] - 0.1
 
 
 def test_a_bare_stack_gets_tables_for_relion(stack, perfect, tmp_path):
