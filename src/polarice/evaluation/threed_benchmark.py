@@ -237,7 +237,7 @@ class _Stack:
             found.rotations,
             found.shifts_px,
             halves,
-            RefineSettings(rounds=self.settings.rounds),
+            RefineSettings(rounds=self.settings.rounds, search="global"),
             progress=lambda done, total: report("refine", done, total),
         )
         return {

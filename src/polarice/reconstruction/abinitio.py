@@ -292,7 +292,7 @@ def _refine(
             found.rotations,
             found.shifts_px,
             halves,
-            RefineSettings(rounds=settings.rounds),
+            RefineSettings(rounds=settings.rounds, search="global"),
             progress=lambda done, total: report("refine against half maps", done, total),
         )
     return observed, refined

@@ -149,7 +149,7 @@ def _search(
     everywhere: bool,
     near: bool,
 ) -> Poses:
-    """The likeliest poses of a batch: of the whole sphere, or up the hill from where it begins."""
+    """The likeliest poses of a batch: uphill from where it begins, or from anywhere if that is higher."""
     if everywhere:
         found = global_search(
             projector,
@@ -158,7 +158,8 @@ def _search(
             shift_radius_px=settings.shift_radius_px,
         )
         coarse = spectra.up_to(2 * grid_ring(settings.spacing_deg))
-        hills = [climb(projector, coarse, found[:, k], steps=4) for k in range(found.log_likelihood.shape[1])]
+        starts = [begin, *(found[:, k] for k in range(found.log_likelihood.shape[1]))]
+        hills = [climb(projector, coarse, start, steps=4) for start in starts]
         highest = torch.stack([hill.log_likelihood for hill in hills], 1).argmax(1)
         rows = torch.arange(len(highest), device=highest.device)
         begin = Poses(
