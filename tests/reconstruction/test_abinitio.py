@@ -70,14 +70,14 @@ def test_orientations_of_the_originals(stack, perfect, tmp_path):
 
 
 def test_the_seed_decides(stack, perfect, tmp_path):
-    settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, seed=4)
+    settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0, seed=4)
     first, second = (abinitio(stack.particles, tmp_path / name, settings) for name in ("a", "b"))
     np.testing.assert_array_equal(first.rotations, second.rotations)
 
 
 def test_a_stack_is_denoised_first_and_kept_for_a_resumed_run(stack, joint_weights, tmp_path):
     denoising = DenoiseSettings(model=str(joint_weights), device="cpu", neighbours=6)
-    settings = AbInitioSettings(denoising=denoising, representatives=40)
+    settings = AbInitioSettings(denoising=denoising, representatives=40, rounds=0)
     first = abinitio(stack.particles, tmp_path, settings)
     written = (tmp_path / "denoised" / "denoised.mrcs").stat().st_mtime_ns
     assert first.denoised == tmp_path / "denoised" / "denoised.star"
@@ -154,7 +154,7 @@ def test_command(stack, perfect, tmp_path, capsys):
     }
     assert all(Path(name).is_file() for name in figures["files"])
     assert len(figures["resolution_A"]) == 2
-    # Common lines are those of perfectly denoised images; a noisy one tells its orientation within some degrees.
+    # Common lines are those of perfectly denoised images; a noisy one tells its orientation only roughly.
     assert figures["mean_error_of_common_lines_deg"] < 2
     assert figures["mean_error_deg"] < 10
     page = (tmp_path / "out" / "report.html").read_text()
@@ -191,7 +191,7 @@ def test_maps_of_the_originals(stack, perfect, tmp_path):
 
 def test_a_bare_stack_gets_tables_for_relion(stack, perfect, tmp_path):
     bare = stack.particles.with_suffix(".mrcs")
-    result = abinitio(bare, tmp_path / "out", AbInitioSettings(denoised=perfect, denoising=DEVICE))
+    result = abinitio(bare, tmp_path / "out", AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0))
     names = [table.name for table in read_star(result.star)[0]]
     assert names == ["optics", "particles"]
     assert not ParticleStack.open(result.star).problems()

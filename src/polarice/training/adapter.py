@@ -39,6 +39,8 @@ _LEAST_PASSED = 0.1
 _PATIENCE = 3
 # Of a network that has gone astray.
 _WORST = 1e6
+# Draws of noise by which a set of judges judges: fewer would let the noise decide.
+_DRAWS = 3
 # What a generator is for.
 _MEMBERS, _NOISE, _JUDGES, _SIGNAL = range(4)
 
@@ -210,8 +212,17 @@ class Adapter:
     @torch.no_grad()
     def _errors(self, network: nn.Module) -> list[float]:
         """Estimated errors of the held-out sets, always with the same noise."""
-        sets = enumerate(self.division.judges)
-        return [float(self._error(network, some, self._generator(_JUDGES, index))) for index, some in sets]
+        return [
+            float(
+                np.mean(
+                    [
+                        float(self._error(network, some, self._generator(_JUDGES, index, draw)))
+                        for draw in range(_DRAWS)
+                    ]
+                )
+            )
+            for index, some in enumerate(self.division.judges)
+        ]
 
     def _set(self, step: int) -> NDArray[np.int64]:
         """A particle and its neighbours, without those held out."""
