@@ -33,7 +33,7 @@ def test_rows(bank_file: Path, joint_weights: Path, tmp_path: Path) -> None:
         names=("one",),
         snr=(4.0,),
         particles=40,
-        methods=("truth", "own", "sets", "noisy"),
+        methods=("truth", "sets", "noisy"),
         model=str(joint_weights),
         representatives=40,
         rounds=0,
