@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,13 @@ def mean_squared_difference(prediction: Tensor, frame: Tensor, disc: Tensor) -> 
     return float(each.mean()), float(each.std() / len(each) ** 0.5), float(scale)
 
 
+def mask_diameter(text: str) -> float | Literal["auto"] | None:
+    """An option's value."""
+    if text == "auto":
+        return "auto"
+    return None if text == "none" else float(text)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,6 +45,9 @@ def main() -> None:
     parser.add_argument("--rest", type=Path, default=DATA / "pair_rest_64.star")
     parser.add_argument("--frame", type=Path, default=DATA / "pair_frame_64.star")
     parser.add_argument("--radius", type=float, default=75.0, help="of the disc that is compared, Å")
+    parser.add_argument(
+        "--mask-diameter", type=mask_diameter, default="auto", help="of polarice denoise: Å, auto or none"
+    )
     arguments = parser.parse_args()
     rest, frame = ParticleStack.open(arguments.rest), ParticleStack.open(arguments.frame)
     everything = slice(None)
@@ -54,7 +65,8 @@ def main() -> None:
     rows: dict[str, Tensor] = {"nothing (empty image)": torch.zeros_like(raw), "no denoising": raw}
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            result = denoise_stack(arguments.rest, Path(folder) / "out", DenoiseSettings(model=model))
+            settings = DenoiseSettings(model=model, mask_diameter_A=arguments.mask_diameter)
+            result = denoise_stack(arguments.rest, Path(folder) / "out", settings)
             images = standard(torch.from_numpy(ParticleStack.open(result.star).images(everything)))
         rows[Path(model).stem] = filter_images(images, transfer)
     empty = mean_squared_difference(rows["nothing (empty image)"], target, disc)[0]

@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarice.imaging import CTF, filter_images, frequency_grid, radius_grid
-from polarice.particles import ParticleStack, ParticleWriter, Preprocessor, scan
-from polarice.particles.noise import NoiseMoments, whitening_filters
+from polarice.imaging import (
+    CTF,
+    filter_images,
+    frequency_grid,
+    radial_power,
+    radius_grid,
+    ring_means,
+    ring_numbers,
+    soft_disc,
+)
+from polarice.particles import ParticleStack, ParticleWriter, Preprocessor, measure, scan
+from polarice.particles.noise import NoiseMoments, noise_spectrum, on_half_spectrum, whitening_filters
 
 BOX, PIXEL_A = 64, 3.0
 RINGS = torch.arange(BOX // 2 + 1)
@@ -183,3 +192,69 @@ def test_noise_stays_as_it_is_where_nothing_tells_it_from_signal(
     assert not Preprocessor.for_stack(stack, found, ctf=False).whiten
     assert not Preprocessor.for_stack(stack, found, whiten=False).whiten
     assert scan(ParticleStack.open(tmp_path / "p.mrcs"), BOX).statistics.noise_power is None
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "falling"])
+def test_the_noise_is_told_from_the_signal_without_ctfs(kind: str, generator: torch.Generator) -> None:
+    box, count = 32, 384
+    fy, fx = frequency_grid(box)
+    ring = torch.hypot(fy, fx) * box
+    power = {
+        "white": torch.ones_like(ring),
+        "pink": 1 + (4 / ring.clamp(min=1)) ** 2,
+        "falling": 0.1 + torch.exp(-(ring / 9).square()),
+    }[kind]
+    mask = soft_disc(box, box / 2, 4)
+    # A blob of another size in each image, twenty times as strong as the noise at low frequency.
+    size = 2 + torch.rand(count, 1, 1, generator=generator)
+    axis = torch.arange(box) - box // 2
+    blob = 6 * torch.exp(-(axis.square() + axis[:, None].square()) / (2 * size.square()))
+    white = torch.randn(count, box, box, generator=generator)
+    images = (blob + filter_images(white, power.sqrt())) * mask
+    found = on_half_spectrum(noise_spectrum([images], mask)[None], box)[0]
+    assert found.shape == ring.shape
+    ratio = (ring_means(found) / ring_means(power))[2:]
+    assert float(ratio.log().abs().max()) < 0.3
+    assert float((ratio[6:] - 1).abs().mean()) < 0.05
+
+
+def test_the_edge_of_the_disc_shows_the_spectrum_unblurred(generator: torch.Generator) -> None:
+    box = 32
+    fy, fx = frequency_grid(box)
+    power = 1 + (4 / (torch.hypot(fy, fx) * box).clamp(min=1)) ** 2
+    white = torch.randn(1024, box, box, generator=generator)
+    mask = soft_disc(box, box / 2, 4)
+    found = noise_spectrum((filter_images(white, power.sqrt()) * mask).split(300), mask)
+    np.testing.assert_allclose(found[2:], ring_means(power)[2:], rtol=0.25)
+    np.testing.assert_allclose(found[8:].mean(), ring_means(power)[8:].mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("offset", [0.0, 7.0])
+def test_the_edge_shows_the_noise_whatever_lies_in_the_middle(
+    offset: float, generator: torch.Generator
+) -> None:
+    box = 32
+    # Falls with the ring, as that of ice does.
+    power = 0.5 + 3 / (1 + torch.arange(box // 2 + 1) / 4)
+    white = torch.randn(1500, box, box, generator=generator)
+    noise = filter_images(white, power.sqrt()[ring_numbers(box).clamp_max(box // 2)])
+    images = noise + 5 * soft_disc(box, 6, 3) + offset
+    images = images - measure(images).background[:, None, None]
+    mask = soft_disc(box, box / 2, 4)
+    found = noise_spectrum((images * mask).split(500), mask)
+    # The edge blurs the spectrum by about one ring, which the steep beginning feels.
+    torch.testing.assert_close(found[4:], power[4:], rtol=0.08, atol=0)
+    torch.testing.assert_close(found[1:4], power[1:4], rtol=0.3, atol=0)
+    assert found[0] == found[1]
+
+
+def test_neighbours_in_the_corners_are_no_noise(generator: torch.Generator) -> None:
+    """In crowded boxes the edge of the disc may be worse than the whole: the lower of both is taken."""
+    box = 32
+    noise = torch.randn(800, box, box, generator=generator)
+    crowd = torch.zeros(box, box)
+    crowd[:6, :6] = crowd[-6:, :6] = crowd[:6, -6:] = 8
+    whole = radial_power(noise + crowd - crowd.mean()).mean(0)
+    mask = soft_disc(box, box / 2, 4)
+    found = noise_spectrum([(noise + crowd) * mask], mask)
+    assert (found[1:] <= 1.1 * whole[1:]).all()

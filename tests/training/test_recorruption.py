@@ -2,13 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from polarice.imaging import filter_images, frequency_grid, ring_means, soft_disc
-from polarice.training.noise import edge_power, noise_spectrum
+from polarice.imaging import filter_images, frequency_grid, soft_disc
 from polarice.training.recorruption import Observation, unexplained
 
 BOX, DRAWS = 8, 40_000
@@ -103,38 +101,3 @@ def test_noise_of_another_colour_than_said_would_bias_it(generator: torch.Genera
     power = float((coloured * twice).sum() / BOX**2)
     assert float(right) == pytest.approx(1.25 * power, rel=0.02)
     assert abs(float(wrong) - 1.25 * power) > 0.2
-
-
-@pytest.mark.parametrize("kind", ["white", "pink", "falling"])
-def test_the_noise_is_told_from_the_signal(kind: str, generator: torch.Generator) -> None:
-    box, count = 32, 384
-    fy, fx = frequency_grid(box)
-    ring = torch.hypot(fy, fx) * box
-    power = {
-        "white": torch.ones_like(ring),
-        "pink": 1 + (4 / ring.clamp(min=1)) ** 2,
-        "falling": 0.1 + torch.exp(-(ring / 9).square()),
-    }[kind]
-    mask = soft_disc(box, box / 2, 4)
-    # A blob of another size in each image, twenty times as strong as the noise at low frequency.
-    size = 2 + torch.rand(count, 1, 1, generator=generator)
-    axis = torch.arange(box) - box // 2
-    blob = 6 * torch.exp(-(axis.square() + axis[:, None].square()) / (2 * size.square()))
-    white = torch.randn(count, box, box, generator=generator)
-    images = (blob + filter_images(white, power.sqrt())) * mask
-    found = noise_spectrum(images, mask)
-    assert found.shape == ring.shape
-    ratio = (ring_means(found) / ring_means(power))[2:]
-    assert float(ratio.log().abs().max()) < 0.3
-    assert float((ratio[6:] - 1).abs().mean()) < 0.05
-
-
-def test_the_edge_of_the_disc_shows_the_spectrum_unblurred(generator: torch.Generator) -> None:
-    box = 32
-    fy, fx = frequency_grid(box)
-    power = 1 + (4 / (torch.hypot(fy, fx) * box).clamp(min=1)) ** 2
-    white = torch.randn(1024, box, box, generator=generator)
-    mask = soft_disc(box, box / 2, 4)
-    found = edge_power(filter_images(white, power.sqrt()) * mask, mask)
-    np.testing.assert_allclose(found[2:], ring_means(power)[2:], rtol=0.25)
-    np.testing.assert_allclose(found[8:].mean(), ring_means(power)[8:].mean(), rtol=0.02)

@@ -5,7 +5,7 @@ from .cryosparc import Dataset, read_cs, write_cs
 from .info import describe, format_description
 from .mrc import MrcHeader, MrcReader, read_header
 from .mrc_writer import MrcStackWriter
-from .noise import whitening_filters
+from .noise import noise_spectrum, on_half_spectrum, whitening_filters
 from .preprocess import Preprocessor
 from .scan import Contrast, ImageStatistics, StackScan, measure, scan
 from .stack import ParticleStack
@@ -32,6 +32,8 @@ __all__ = [
     "format_description",
     "format_values",
     "measure",
+    "noise_spectrum",
+    "on_half_spectrum",
     "origin_columns",
     "particle_tables",
     "read_cs",

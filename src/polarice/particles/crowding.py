@@ -15,10 +15,12 @@ from torch import Tensor
 from ..imaging import filter_images, frequency_grid, radius_grid
 from .planes import planes
 
-__all__ = ["EDGE_PX", "PowerProfile"]
+__all__ = ["EDGE_PX", "MARGIN_A", "PowerProfile"]
 
 # Width of the soft edge of the disc that images are masked with, as in the training sets: outside the gap.
 EDGE_PX = 4.0
+# Between the gap and that edge: others outweigh a particle's rim, and the fringes about it, before they end.
+MARGIN_A = 5.0
 
 # Cycles per box: how fine detail is looked at, one standard deviation of a Gaussian.
 _DETAIL = 8.0

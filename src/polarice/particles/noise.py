@@ -1,19 +1,26 @@
-"""How strong the noise is at each frequency, told from the signal by the CTF.
+"""How strong the noise is at each frequency, told from the signal by the CTF, or else by where it lies.
 
 Images ``y = c x + n`` have the mean power ``c² S + N``. Where their CTFs differ, a straight line through
 power against c² ends at the noise's power N, whatever lies in the boxes: neighbours in a crowded field pass
 through the same CTF as the particle. The corners of the boxes would not do, because they count neighbours as
-noise.
+noise. Without CTFs the noise is no more than the images show in all, nor than they show along the edge of the
+disc that particles lie in: there is little else there, unless they are crowded.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
 from torch import Tensor
 
-from ..imaging import frequency_grid
+from ..imaging import frequency_grid, radial_power, radius_grid, ring_means
 
-__all__ = ["NoiseMoments", "whitening_filters"]
+__all__ = ["NoiseMoments", "noise_spectrum", "on_half_spectrum", "whitening_filters"]
 
 # How much of the signal's power may be taken for noise, because its strength goes with the defocus.
 _SIGNAL_ASTRAY = 0.3
@@ -21,6 +28,12 @@ _SIGNAL_ASTRAY = 0.3
 # white, in units of white noise.
 _STEP, _FROM_WHITE = 2.0, 3.0
 _LEAST, _MOST = 0.1, 100.0
+
+# Without CTFs: bends of the logarithm between rings, how far it may be from that of white noise, one
+# standard deviation each, and what is measured, relative.
+_BEND, _LOG_FROM_WHITE, _ERROR = 0.15, 2.0, 0.1
+# The edge: so many pixels of where the disc is whole, and where it is not, all but the last.
+_INNER_PX, _FAINTEST, _FEWEST_PAIRS = 1.5, 0.3, 20
 
 
 class NoiseMoments:
@@ -101,8 +114,74 @@ class NoiseMoments:
         return spectrum
 
 
-def whitening_filters(spectra: Tensor, box: int) -> Tensor:
-    """What makes noise white that has a certain power on each ring.
+def noise_spectrum(batches: Iterable[Tensor], mask: Tensor) -> Tensor:
+    """Power of the noise where no CTF tells it from the signal.
+
+    The lower, ring by ring, of what images show in all and what they show along the edge of their disc. Both
+    are too high: particles add to the one, and others beside them to the other.
+
+    Parameters
+    ----------
+    batches : iterable of Tensor, shape (b, L, L)
+        Images without their background, multiplied by the disc.
+    mask : Tensor, shape (L, L)
+        The disc.
+
+    Returns
+    -------
+    Tensor, shape (L // 2 + 1,)
+        On rings of 0, 1, … cycles per box; white noise of standard deviation 1 has 1. Ring 0, the background,
+        has what ring 1 has.
+    """
+    box, side = mask.shape[-1], 2 * mask.shape[-1]
+    distance = radius_grid(box)
+    inner = float(distance[mask > 0.999].max()) - _INNER_PX
+    edge = ((distance >= inner) & (mask > _FAINTEST)).to(mask)
+    bare = edge / mask.clamp_min(_FAINTEST)
+    along, whole, count = torch.zeros(side, side // 2 + 1, dtype=torch.float64), torch.zeros(()), 0
+    for images in batches:
+        along += torch.fft.rfft2(images * bare, s=(side, side)).abs().square().double().sum(0)
+        whole = whole + radial_power(images).double().sum(0)
+        count += len(images)
+    power = torch.minimum(_of_pairs(along, edge), whole / mask.square().mean()) / count
+    return torch.from_numpy(_smooth(power.numpy())).float()
+
+
+def _of_pairs(power: Tensor, edge: Tensor) -> Tensor:
+    """Power by rings (L // 2 + 1,) of what is known on some pixels (L, L), from that in a box of 2 L.
+
+    The spectrum of the mean product of pixels at each distance that occurs, which, unlike that of
+    masked images, is not blurred by the mask.
+    """
+    box, shape = len(edge), (2 * len(edge), 2 * len(edge))
+    pairs = torch.fft.irfft2(torch.fft.rfft2(edge.double(), s=shape).abs().square(), s=shape)
+    products = torch.fft.irfft2(power, s=shape)
+    covariance = torch.where(pairs > _FEWEST_PAIRS, products / pairs.clamp_min(1), 0)
+    # Gently to nothing at the largest distance that is kept.
+    axis = torch.fft.fftfreq(2 * box) * 2 * box
+    apart = torch.hypot(axis[:, None], axis[None]) / box
+    covariance = covariance * (0.5 + 0.5 * torch.cos(math.pi * apart.clamp(max=1)))
+    return ring_means(torch.fft.rfft2(covariance).real[::2, ::2])
+
+
+def _smooth(power: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Most probable power on each ring, if its logarithm bends little; ring 0 is that of ring 1."""
+    level, count = float(np.median(power[1:])), len(power) - 1
+    measured = (power[1:] / level).clip(1e-2)
+    # A power law bends where the frequency is low.
+    bend = _BEND * (1 + 8 / np.arange(2, count) ** 2)
+
+    def misfit(log_power: NDArray[np.float64]) -> NDArray[np.float64]:
+        above = (np.exp(log_power) - measured) / (_ERROR * measured)
+        return np.concatenate([above, np.diff(log_power, 2) / bend, log_power / _LOG_FROM_WHITE])
+
+    found = level * np.exp(least_squares(misfit, np.log(measured.clip(0.3, 3.0)), max_nfev=100).x)
+    smooth: NDArray[np.float64] = np.concatenate([found[:1], found])
+    return smooth
+
+
+def on_half_spectrum(spectra: Tensor, box: int) -> Tensor:
+    """Spread powers of rings over the frequencies of a box.
 
     Parameters
     ----------
@@ -119,6 +198,9 @@ def whitening_filters(spectra: Tensor, box: int) -> Tensor:
     radius = (torch.hypot(fy, fx) * box).clamp(max=spectra.shape[-1] - 1)
     inner = radius.floor().long()
     outer = (inner + 1).clamp(max=spectra.shape[-1] - 1)
-    return torch.lerp(
-        spectra[:, inner], spectra[:, outer], (radius - inner).expand(len(spectra), -1, -1)
-    ).rsqrt()
+    return torch.lerp(spectra[:, inner], spectra[:, outer], (radius - inner).expand(len(spectra), -1, -1))
+
+
+def whitening_filters(spectra: Tensor, box: int) -> Tensor:
+    """What makes noise white that has a certain power on each ring, arguments as of `on_half_spectrum`."""
+    return on_half_spectrum(spectra, box).rsqrt()

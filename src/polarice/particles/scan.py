@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import ParticleFileError
 from ..imaging import filter_images, fourier_resample, frequency_grid, radius_grid, soft_disc
-from .crowding import EDGE_PX, PowerProfile
+from .crowding import EDGE_PX, MARGIN_A, PowerProfile
 from .noise import NoiseMoments, whitening_filters
 from .outliers import find_outliers
 from .planes import PlaneMoments, fit_slopes
@@ -224,7 +224,8 @@ def scan(
         disc_A = torch.full((count,), side_A)
         for half, gap in gaps.items():
             if gap is not None:
-                disc_A[halves == half] = min(side_A, 2 * (gap + EDGE_PX) * side_A / model_box)
+                radius_A = (gap + EDGE_PX) * side_A / model_box + MARGIN_A
+                disc_A[halves == half] = min(side_A, 2 * radius_A)
         statistics = replace(statistics, disc_A=disc_A)
     if stack.has_ctf and not stack.premultiplied:
         uneven = [bool((share[kinds == kind] > 0).any()) for kind in range(len(moments))]

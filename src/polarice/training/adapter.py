@@ -18,9 +18,9 @@ from ..errors import OutputError
 from ..files import whole
 from ..models import PolarTransformer
 from ..neighbours import NOBODY
+from ..particles import noise_spectrum, on_half_spectrum
 from ..stacks import PreparedStack, timed
 from .held_out import Division
-from .noise import noise_spectrum
 from .recorruption import Observation, unexplained
 
 __all__ = ["CHECKPOINT", "Adapter", "Checked"]
@@ -176,8 +176,9 @@ class Adapter:
         # The half sets may have discs of their own: all that any shows.
         mask = prepared.preprocessor.mask(prepared.found.statistics[torch.from_numpy(some)]).amax(0)
         images, ctf = images.cpu(), None if ctf is None else ctf.cpu()
-        white = torch.ones(box, box // 2 + 1)
-        noise = white if prepared.preprocessor.whiten else noise_spectrum(images, mask)
+        noise = torch.ones(box, box // 2 + 1)
+        if not prepared.preprocessor.whiten:
+            noise = on_half_spectrum(noise_spectrum([images], mask)[None], box)[0]
         passed = torch.ones_like(noise) if ctf is None else ctf.square().mean(0)
         # As if the CTF were undone, but for where the noise would rule.
         weight = 1 / (passed + _LEAST_PASSED * noise)

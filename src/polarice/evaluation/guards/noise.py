@@ -2,60 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...imaging import filter_images, radial_power, radius_grid, ring_numbers, soft_disc
+from ...imaging import filter_images, ring_numbers
 from ...simulation import measure_noise_spectrum
 
-__all__ = ["coloured_noise", "empty_power", "noise_power", "randomise_phases"]
-
-# Images of white noise by which the window's own spectrum is measured.
-_WHITE = 512
-
-
-def noise_power(batches: Iterable[Tensor], box: int, radius_px: float) -> Tensor:
-    """Measure the power spectrum of the noise in particle images.
-
-    Two spectra are measured, and the lower is taken ring by ring, because each is too high: that of whole
-    images has the particles' own power, and that of what lies outside a disc has the power of neighbours in
-    crowded boxes.
-
-    Parameters
-    ----------
-    batches : iterable of Tensor, shape (b, L, L)
-        Images in units of their noise.
-    box : int
-        L.
-    radius_px : float
-        Of the disc that the particles lie in.
-
-    Returns
-    -------
-    Tensor, shape (L // 2 + 1,)
-        White noise of standard deviation 1 has 1 in every ring. Ring 0, the background, is that of ring 1.
-    """
-    outside = radius_grid(box) >= box / 2
-    window = 1 - soft_disc(box, radius_px, box / 16)
-
-    def spectra(images: Tensor) -> Tensor:
-        images = images - images[:, outside].mean(-1)[:, None, None]
-        parts = [radial_power(part).double().sum(0) for part in (images, images * window)]
-        return torch.stack(parts)
-
-    total, count = torch.zeros(2, box // 2 + 1, dtype=torch.float64), 0
-    for images in batches:
-        total += spectra(images)
-        count += len(images)
-    # What background and window take from white noise, they have taken here.
-    white = torch.randn(_WHITE, box, box, generator=torch.Generator().manual_seed(0))
-    power = ((total / count) / (spectra(white) / _WHITE)).amin(0)
-    power[0] = power[1]
-    return power.float()
+__all__ = ["coloured_noise", "empty_power", "randomise_phases"]
 
 
 def empty_power(path: str | Path, box: int, pixel_size_A: float) -> Tensor:
@@ -90,7 +46,7 @@ def coloured_noise(count: int, box: int, power: Tensor, generator: torch.Generat
     ----------
     count, box : int
     power : Tensor, shape (box // 2 + 1,)
-        `noise_power`; corners of the spectrum have the last ring's.
+        On rings of 0, 1, … cycles per box; corners of the spectrum have the last ring's.
     generator : torch.Generator
 
     Returns

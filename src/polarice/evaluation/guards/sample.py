@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...imaging import filter_images
+from ...imaging import filter_images, soft_disc
 from ...neighbours import groups_of
-from ...particles import ImageStatistics, ParticleStack, ParticleWriter, Preprocessor
+from ...particles import ImageStatistics, ParticleStack, ParticleWriter, Preprocessor, noise_spectrum
+from ...particles.crowding import EDGE_PX
 from ...simulation import item_generator
-from .noise import coloured_noise, noise_power
+from .noise import coloured_noise
 
 __all__ = ["Sample", "evenly"]
 
@@ -93,13 +94,15 @@ class Sample:
 
     def spectrum(self) -> Tensor:
         """Power of the noise in these images, shape (rings,)."""
-        radius_px = self.preprocessor.mask_diameter_A / 2 / self.stack.pixel_size_A
-        return noise_power((self.images(part) for part in self.batches()), self.stack.box, radius_px)
+        box, pixel_A = self.stack.box, self.stack.pixel_size_A
+        edge_px = EDGE_PX * box / self.preprocessor.model_box
+        disc = soft_disc(box, self.preprocessor.mask_diameter_A / 2 / pixel_A, edge_px)
+        return noise_spectrum((self.images(part) * disc for part in self.batches()), disc)
 
     def spectra(self) -> Tensor:
         """Power of the noise in each image's optics group, shape (n, rings).
 
-        As the stack was scanned, if its CTF is known; else as `noise_power` finds it.
+        As the stack was scanned, if its CTF is known; else as `noise_spectrum` finds it.
         """
         power, kind, box = self.statistics.noise_power, self.statistics.kind, self.stack.box
         if power is not None and kind is not None:
