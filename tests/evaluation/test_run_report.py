@@ -263,7 +263,8 @@ def test_the_page_begins_with_a_verdict(
 ) -> None:
     weights = np.full((40, 8), share / 8, np.float32)
     table = np.float32(np.broadcast_to(probability, weights.shape))
-    (notice,) = verdict(replace(joint, weights=weights, probability=table))
+    there = np.ones(len(weights), np.float32)
+    (notice,) = verdict(replace(joint, weights=weights, probability=table, presence=there))
     assert notice.level == level
     assert words in notice.text
     assert verdict(replace(joint, weights=None)) == ()
