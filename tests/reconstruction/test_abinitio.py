@@ -168,6 +168,12 @@ def test_truth_that_is_none_is_named(stack, perfect, tmp_path, capsys):
         cli.main(["abinitio", str(stack.particles), *options.split()])
     assert ended.value.code == 2
     assert "particles.star" in capsys.readouterr().err
+    other = simulate(example_structure(), tmp_path / "other", particles=32, box=32)
+    options = f"--out {tmp_path / 'out'} --denoised {perfect} --truth {other.particles.parent}"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["abinitio", str(stack.particles), *options.split()])
+    assert ended.value.code == 2
+    assert "the simulation 32 of 32" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -58,6 +58,8 @@ def abinitio(
         seed=seed,
     )
     known = None if truth is None else Truth.load(truth)
+    if known is not None:
+        known.require_fit(particles)
     with console.progress():
         result = find(particles, out, settings, overwrite=overwrite, resume=resume, progress=console.step)
     for notice in result.notices:

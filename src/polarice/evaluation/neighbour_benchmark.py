@@ -35,7 +35,7 @@ from ..neighbours import (
     likeliest_pairs,
 )
 from ..simulation import SamplerConfig, SetBatch, SetSampler, StructureBank
-from ..stacks import Progress, StackSettings, Work, load_joint_model
+from ..stacks import Progress, StackSettings, Work, labelled, load_joint_model
 
 __all__ = [
     "NeighbourBenchmarkSettings",
@@ -151,7 +151,7 @@ def benchmark_neighbours(
     figures: dict[str, Any] = {"polarice": __version__, "settings": asdict(settings), "rows": []}
     for name in names:
         for snr in settings.snr:
-            report = _labelled(progress, f"{name}, SNR {snr:g}")
+            report = labelled(progress, f"{name}, SNR {snr:g}")
             with torch.inference_mode():
                 stack = _Stack(bank, name, network.box, snr, settings)
                 row = _measure(network, single, stack, settings, device, report)
@@ -168,14 +168,6 @@ def _spread(bank: StructureBank, count: int) -> tuple[str, ...]:
     if not 1 <= count <= len(bank):
         raise PolariceError(f"the bank has {len(bank)} structures, of which {count} cannot be taken")
     return tuple(bank.names[k] for k in np.linspace(0, len(bank) - 1, count).round().astype(int))
-
-
-def _labelled(progress: Progress | None, label: str) -> Progress:
-    def report(stage: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{label}: {stage}", done, total)
-
-    return report
 
 
 class _Stack:

@@ -28,7 +28,7 @@ from ..reconstruction import (
     refine_orientations,
 )
 from ..simulation import StructureBank, cluster_views, simulate
-from ..stacks import Progress
+from ..stacks import Progress, labelled
 from .truth import Truth
 
 __all__ = ["THREED_METHODS", "ThreedBenchmarkSettings", "benchmark_threed", "threed_table"]
@@ -137,7 +137,7 @@ def benchmark_threed(
                 stack = _Stack(bank, name, snr, settings, Path(temporary))
                 for method in settings.methods:
                     label = f"{name}, SNR {snr:g}, {stack.name(method)}"
-                    row = stack.measure(method, _labelled(progress, label))
+                    row = stack.measure(method, labelled(progress, label))
                     row = {"structure": name, "snr": snr, "method": stack.name(method), **row}
                     figures["rows"].append(row)
                     with whole(out / "threed.json") as partial:
@@ -157,14 +157,6 @@ def threed_table(figures: dict[str, Any]) -> str:
             f"| {row['structure']} | {row['snr']:g} | {row['method']} | " + " | ".join(values) + " |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _labelled(progress: Progress | None, label: str) -> Progress:
-    def report(stage: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"{label}: {stage}", done, total)
-
-    return report
 
 
 class _Stack:

@@ -80,6 +80,23 @@ class Truth:
             raise ParticleFileError("has no true orientations and origins", path=stack.path)
         return cls(rotations, torch.from_numpy(shifts), read_map(Path(folder) / "volume.mrc"))
 
+    def require_fit(self, particles: str | Path) -> None:
+        """Refuse particles that cannot be those of the simulation.
+
+        Raises
+        ------
+        ParticleFileError
+            Their number or box is another.
+        """
+        stack = ParticleStack.open(particles)
+        mine = len(self.rotations), self.volume.box
+        if (len(stack), stack.box) != mine:
+            raise ParticleFileError(
+                f"has {len(stack)} images of {stack.box} pixels, the simulation {mine[0]} of {mine[1]}",
+                path=stack.path,
+                hint="give --truth the folder that `polarice simulate` made these particles in",
+            )
+
     def errors_deg(self, rotations: Tensor) -> Tensor:
         """Angles (n,) between orientations and the true ones after the best rotation and hand."""
         return orientation_errors(rotations, self.rotations).angles_deg

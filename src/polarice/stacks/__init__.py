@@ -3,7 +3,7 @@
 from .find import GUESSES, NeighbourResult, find_neighbours, search_stack
 from .neighbour_file import NEIGHBOUR_FILE, GivenNeighbours, NeighbourTable, stack_digest
 from .preflight import open_stack, require_fit, too_few_for, unreadable
-from .prepared import PreparedStack, Progress, timed
+from .prepared import PreparedStack, Progress, labelled, timed
 from .record import resolved_configuration, run_identity, write_record
 from .settings import NeighbourSettings, StackSettings
 from .views import (
@@ -31,6 +31,7 @@ __all__ = [
     "Work",
     "clear_outputs",
     "find_neighbours",
+    "labelled",
     "load_joint_model",
     "look_at",
     "open_stack",

@@ -17,7 +17,7 @@ from ..neighbours import groups_of
 from ..particles import ParticleStack, Preprocessor, StackScan, scan
 from .settings import StackSettings
 
-__all__ = ["PreparedStack", "Progress", "timed"]
+__all__ = ["PreparedStack", "Progress", "labelled", "timed"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -143,6 +143,16 @@ class PreparedStack:
         known = self.preprocessor.ctf_known
         ctf = self.preprocessor.transfer(self.stack.ctf(rows).to(self.device), statistics) if known else None
         return self.preprocessor.forward(images, ctf, statistics), None if ctf is None else ctf.abs()
+
+
+def labelled(progress: Progress | None, label: str) -> Progress:
+    """Progress whose stages begin with a label; silent if there is nobody to tell."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{label}: {stage}", done, total)
+
+    return report
 
 
 @contextmanager
