@@ -12,10 +12,10 @@ from polarice.reconstruction import (
     ImageSpectra,
     Observation,
     ObservedImages,
+    OrientationGrid,
     Poses,
     RefineSettings,
     climb,
-    global_search,
     near_search,
     refine_orientations,
     rotation_grid,
@@ -121,7 +121,7 @@ def test_global_search_needs_no_start(molecule: Volume, generator: torch.Generat
     rotations, shifts = random_rotations(12, generator), torch.randn(12, 2, generator=generator)
     spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 2.0, generator, ctf=True), 15)
     projector = Projector(molecule)
-    found = global_search(projector, spectra, spacing_deg=15.0)
+    found = OrientationGrid(projector, 15.0).search(spectra)
     assert found.rotations.shape == (12, 4, 3, 3)
     assert (found.log_likelihood.diff(dim=1) <= 0).all()
     best = climb(projector, spectra, found[:, 0])

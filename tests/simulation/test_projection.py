@@ -140,3 +140,25 @@ def test_agrees_with_the_toy_set(shared_data: Path) -> None:
     assert float((ours * images).sum() / (ours.norm() * images.norm())) > 0.99
     mirrored = project_volume(Volume(torch.from_numpy(density), 1.0), rotations).flip(-1)
     assert float((mirrored * images).sum() / (mirrored.norm() * images.norm())) < 0.9
+
+
+def test_slopes_of_spectra_are_those_of_turned_specimens(
+    phantom: Any, squared_error: Error, generator: torch.Generator
+) -> None:
+    heap = phantom.random(48)
+    projector = Projector(heap.volume(dtype=torch.float64))
+    rotations = random_rotations(6, generator).double()
+    frequencies = 30 * torch.rand(200, 2, generator=generator, dtype=torch.float64) - 15
+    spectra, slopes = projector.turning_spectra(frequencies, rotations)
+    torch.testing.assert_close(spectra, projector.spectra(frequencies, rotations))
+    step = 1e-3
+    for axis in range(3):
+        vector = torch.zeros(3, dtype=torch.float64)
+        vector[axis] = step
+        skew = torch.linalg.cross(vector.expand(3, 3), torch.eye(3, dtype=torch.float64)).T
+        there, back = (
+            projector.spectra(frequencies, torch.linalg.matrix_exp(sign * skew) @ rotations)
+            for sign in (1, -1)
+        )
+        true = torch.view_as_real((there - back) / (2 * step))
+        assert squared_error(torch.view_as_real(slopes[:, axis]), true) < 1e-4

@@ -11,7 +11,7 @@ from .fourier import (
     shift_phases,
     soft_disc,
 )
-from .gridding import WaveSum, semicircle_kernel, semicircle_transform
+from .gridding import WaveSum, semicircle_kernel, semicircle_slope, semicircle_transform
 from .rings import (
     divide_rings,
     fourier_ring_correlation,
@@ -40,6 +40,7 @@ __all__ = [
     "ring_numbers",
     "ring_products",
     "semicircle_kernel",
+    "semicircle_slope",
     "semicircle_transform",
     "shift_images",
     "shift_phases",

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["PADDING", "WaveSum", "semicircle_kernel", "semicircle_transform"]
+__all__ = ["PADDING", "WaveSum", "semicircle_kernel", "semicircle_slope", "semicircle_transform"]
 
 PADDING = 2
 _BETA_PER_POINT = 2.30
 _SAMPLES_AT_ONCE = 1 << 15
 _PLANES_AT_ONCE = 8
+# Squared height of the semicircle below which its slope is not followed.
+_VERTICAL = 1e-4
 
 
 def semicircle_kernel(distance: Tensor, width: int) -> Tensor:
@@ -32,6 +34,13 @@ def semicircle_kernel(distance: Tensor, width: int) -> Tensor:
     """
     semicircle = (1 - (2 * distance / width) ** 2).clamp(min=0).sqrt()
     return torch.exp(_BETA_PER_POINT * width * (semicircle - 1))
+
+
+def semicircle_slope(distance: Tensor, kernel: Tensor, width: int) -> Tensor:
+    """Derivative of `semicircle_kernel`, whose values are given, by the distance."""
+    # At its very ends the kernel falls to nothing vertically; it is next to nothing there.
+    semicircle = (1 - (2 * distance / width) ** 2).clamp(min=_VERTICAL).sqrt()
+    return kernel * distance / semicircle * (-4 * _BETA_PER_POINT / width)
 
 
 def semicircle_transform(position: Tensor, width: int) -> Tensor:

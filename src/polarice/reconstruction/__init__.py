@@ -8,7 +8,15 @@ from .least_squares import BackProjection, NormalEquations
 from .masks import low_pass, soft_ball, soft_mask
 from .observed import ImageSource, Observation, ObservedImages, ObservedStack, gather_half
 from .pipeline import ReconstructResult, reconstruct_stack
-from .poses import ImageSpectra, Poses, climb, global_search, near_search, rotation_grid, small_rotations
+from .poses import (
+    ImageSpectra,
+    OrientationGrid,
+    Poses,
+    climb,
+    near_search,
+    rotation_grid,
+    small_rotations,
+)
 from .refinement import Refined, RefineSettings, refine_orientations
 from .settings import ReconstructSettings
 
@@ -24,6 +32,7 @@ __all__ = [
     "Observation",
     "ObservedImages",
     "ObservedStack",
+    "OrientationGrid",
     "Poses",
     "ReconstructResult",
     "ReconstructSettings",
@@ -36,7 +45,6 @@ __all__ = [
     "fourier_shell_correlation",
     "fsc_tables",
     "gather_half",
-    "global_search",
     "low_pass",
     "near_search",
     "randomise_phases",

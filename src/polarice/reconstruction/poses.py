@@ -27,9 +27,9 @@ from .observed import Observation
 
 __all__ = [
     "ImageSpectra",
+    "OrientationGrid",
     "Poses",
     "climb",
-    "global_search",
     "grid_ring",
     "near_search",
     "rotation_grid",
@@ -39,8 +39,9 @@ __all__ = [
 # How far from the axis a particle's mass lies, as a fraction of the box, for the choice of a grid.
 _REACH = 0.3
 _ORIENTATIONS_AT_ONCE = 1 << 12
-_DERIVATIVE_STEP = math.radians(0.3)
 _DAMPING, _EASE = 0.3, 3.0
+# Of the logarithm of the likelihood: poses that differ by less are equally likely.
+_LEAST_GAIN = 0.01
 _LONGEST_TURN, _LONGEST_SHIFT = math.radians(6.0), 1.5
 
 
@@ -102,18 +103,18 @@ class ImageSpectra:
         """
         images = seen.images
         box = images.shape[-1]
-        fy = torch.fft.fftfreq(box, 1 / box, device=images.device)[:, None].expand(-1, box // 2 + 1)
-        fx = torch.fft.rfftfreq(box, 1 / box, device=images.device).expand_as(fy)
-        radius = torch.hypot(fx, fy)
-        once = ((fx > 0) | (fy > 0)) & (radius <= ring) & (radius < box / 2)
-        index = torch.nonzero(once.flatten())[:, 0]
+        frequencies = half_plane(box, ring).to(images)
+        x, y = frequencies.long().unbind(-1)
+        index = y % box * (box // 2 + 1) + x
         spectra = torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1))).flatten(1)[:, index]
         # Each frequency stands for its opposite, too.
-        weight = seen.weights if seen.weights.ndim == 3 else seen.weights[:, None, None].expand(-1, *fy.shape)
-        weight = weight.flatten(1)[:, index] * (2 / box**2)
+        weight = seen.weights if seen.weights.ndim == 3 else seen.weights[:, None, None]
+        weight = weight.expand(-1, box, box // 2 + 1).flatten(1)[:, index] * (2 / box**2)
         transfer = torch.ones_like(weight) if seen.transfer is None else seen.transfer.flatten(1)[:, index]
-        frequencies = torch.stack([fx.flatten()[index], fy.flatten()[index]], -1)
         return cls(box, frequencies, weight * transfer * spectra, weight * transfer.square())
+
+    def __getitem__(self, rows: Tensor) -> ImageSpectra:
+        return ImageSpectra(self.box, self.frequencies, self.matched[rows], self.power[rows])
 
     def waves(self, shifts_px: Tensor) -> Tensor:
         """``exp(2πi k·s / L)`` of shifts (..., 2), shape (..., m)."""
@@ -124,6 +125,18 @@ class ImageSpectra:
         """The same up to a lower ring."""
         kept = self.frequencies.norm(dim=-1) <= ring
         return ImageSpectra(self.box, self.frequencies[kept], self.matched[:, kept], self.power[:, kept])
+
+
+def half_plane(box: int, ring: float) -> Tensor:
+    """Frequencies (m, 2) along (x, y), cycles per box, up to a ring and below Nyquist's.
+
+    Of two opposite ones, one; the origin is not among them.
+    """
+    fy = (torch.fft.fftfreq(box) * box).round()[:, None].expand(-1, box // 2 + 1)
+    fx = (torch.fft.rfftfreq(box) * box).round().expand_as(fy)
+    radius = torch.hypot(fx, fy)
+    once = ((fx > 0) | (fy > 0)) & (radius <= ring) & (radius < box / 2)
+    return torch.stack([fx[once], fy[once]], -1)
 
 
 def small_rotations(vectors: Tensor) -> Tensor:
@@ -180,53 +193,62 @@ def shift_grid(radius: float, step: float) -> Tensor:
     return points[points.norm(dim=-1) <= radius + 1e-6]
 
 
-def global_search(
-    projector: Projector,
-    spectra: ImageSpectra,
-    *,
-    spacing_deg: float = 7.5,
-    shift_radius_px: float = 4.0,
-    candidates: int = 4,
-) -> Poses:
-    """The best orientations of a grid over all of them, for each image.
+class OrientationGrid:
+    """A volume's slices at orientations all over, which all its images are compared with.
 
     Parameters
     ----------
     projector : Projector
         Of the volume.
-    spectra : ImageSpectra
-        Of ``b`` images; what is finer than the grid can tell apart is not looked at.
     spacing_deg : float
-        Of the grid.
-    shift_radius_px : float
-        How far from the centre particles may lie.
-    candidates : int
-        How many orientations to return; neighbours on the grid may be among them.
-
-    Returns
-    -------
-    Poses
-        Of shapes (b, candidates, ...), likeliest first.
+        Of the orientations. What is finer than they can tell apart is left out, so that a slice has some
+        hundred numbers, whatever the box.
     """
-    spectra = spectra.up_to(grid_ring(spacing_deg))
-    device = spectra.matched.device
-    shifts = shift_grid(shift_radius_px, spectra.box / 32).to(device)
-    rotations = rotation_grid(spacing_deg).to(device)
-    found: Poses | None = None
-    # Complex products as real ones, the images of all shifts below each other.
-    moved = torch.view_as_real((spectra.matched[None] * spectra.waves(shifts)[:, None]).resolve_conj())
-    moved = moved.flatten(2).flatten(0, 1)
-    for start in range(0, len(rotations), _ORIENTATIONS_AT_ONCE):
-        some = rotations[start : start + _ORIENTATIONS_AT_ONCE]
-        slices = projector.spectra(spectra.frequencies, some)
-        score = (moved @ torch.view_as_real(slices).flatten(1).T).view(len(shifts), len(spectra), -1)
-        best, shift = score.max(0)
-        best = best - 0.5 * spectra.power @ slices.abs().square().T
-        likelihood, place = best.topk(min(candidates, len(some)))
-        new = Poses(some[place], shifts[shift.gather(1, place)], likelihood)
-        found = new if found is None else _likeliest(found, new, candidates)
-    assert found is not None
-    return found
+
+    def __init__(self, projector: Projector, spacing_deg: float = 7.5) -> None:
+        self.rotations = rotation_grid(spacing_deg)
+        self.ring = grid_ring(spacing_deg)
+        self.frequencies = half_plane(projector.box, self.ring)
+        slices = projector.spectra(self.frequencies, self.rotations)
+        self.device = slices.device
+        self.rotations, self.frequencies = self.rotations.to(self.device), self.frequencies.to(self.device)
+        self.power = slices.abs().square()
+        # Complex products as real ones.
+        self.slices = torch.view_as_real(slices).flatten(1)
+
+    def search(self, spectra: ImageSpectra, *, shift_radius_px: float = 4.0, candidates: int = 4) -> Poses:
+        """The best orientations for each image.
+
+        Parameters
+        ----------
+        spectra : ImageSpectra
+            Of ``b`` images, at least up to the grid's ring.
+        shift_radius_px : float
+            How far from the centre particles may lie.
+        candidates : int
+            How many orientations to return; neighbours on the grid may be among them.
+
+        Returns
+        -------
+        Poses
+            Of shapes (b, candidates, ...), likeliest first.
+        """
+        spectra = spectra.up_to(self.ring)
+        shifts = shift_grid(shift_radius_px, spectra.box / 32).to(self.device)
+        found: Poses | None = None
+        # The images of all shifts below each other.
+        moved = torch.view_as_real((spectra.matched[None] * spectra.waves(shifts)[:, None]).resolve_conj())
+        moved = moved.flatten(2).flatten(0, 1)
+        for start in range(0, len(self.rotations), _ORIENTATIONS_AT_ONCE):
+            some = slice(start, start + _ORIENTATIONS_AT_ONCE)
+            score = (moved @ self.slices[some].T).view(len(shifts), len(spectra), -1)
+            best, shift = score.max(0)
+            best = best - 0.5 * spectra.power @ self.power[some].T
+            likelihood, place = best.topk(min(candidates, best.shape[1]))
+            new = Poses(self.rotations[some][place], shifts[shift.gather(1, place)], likelihood)
+            found = new if found is None else _likeliest(found, new, candidates)
+        assert found is not None
+        return found
 
 
 def _likeliest(first: Poses, second: Poses, count: int) -> Poses:
@@ -272,8 +294,8 @@ def near_search(projector: Projector, spectra: ImageSpectra, start: Poses, step_
 def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: int = 8) -> Poses:
     """Climb to the likeliest orientation and shift nearby, by Fisher scoring with Levenberg's damping.
 
-    An image's derivatives by three rotations and two shifts come from four slices; a step that does not raise
-    the likelihood is taken back, and tried shorter.
+    A step that does not raise the likelihood is taken back, and tried shorter. Images whose next step
+    promises next to nothing are done.
 
     Parameters
     ----------
@@ -283,44 +305,51 @@ def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: i
     start : Poses
         Of ``b`` images.
     steps : int
-        How many.
+        How many, at most.
     """
-    best = Poses(start.rotations, start.shifts_px, torch.full_like(start.log_likelihood, -torch.inf))
-    axes = small_rotations(torch.eye(3, device=spectra.matched.device) * _DERIVATIVE_STEP)
-    tried, slices = best, spectra.matched
-    gradient, information = (
-        spectra.power.new_zeros(len(spectra), 5),
-        spectra.power.new_zeros(len(spectra), 5, 5),
+    best = Poses(
+        start.rotations.clone(),
+        start.shifts_px.clone(),
+        torch.full_like(start.log_likelihood, -torch.inf),
     )
+    rows = torch.arange(len(spectra), device=spectra.matched.device)
+    gradient = spectra.power.new_zeros(len(spectra), 5)
+    information = spectra.power.new_zeros(len(spectra), 5, 5)
     damping = spectra.power.new_full((len(spectra),), _DAMPING)
     wave_numbers = (-2 * math.pi / spectra.box) * spectra.frequencies.T
+    tried, some = best[rows], spectra
     for step in range(steps + 1):
-        slices = projector.spectra(spectra.frequencies, tried.rotations)
-        centred = spectra.matched * spectra.waves(tried.shifts_px)
-        score = (centred * slices.conj()).real.sum(1) - 0.5 * (spectra.power * slices.abs().square()).sum(1)
-        better = score > best.log_likelihood
-        best = Poses(
-            torch.where(better[:, None, None], tried.rotations, best.rotations),
-            torch.where(better[:, None], tried.shifts_px, best.shifts_px),
-            torch.where(better, score, best.log_likelihood),
-        )
+        slices, turned = projector.turning_spectra(some.frequencies, tried.rotations)
+        centred = some.matched * some.waves(tried.shifts_px)
+        score = (centred * slices.conj()).real.sum(1) - 0.5 * (some.power * slices.abs().square()).sum(1)
+        better = score > best.log_likelihood[rows]
+        gained = rows[better]
+        best.rotations[gained], best.shifts_px[gained] = tried.rotations[better], tried.shifts_px[better]
+        best.log_likelihood[gained] = score[better]
         if step == steps:
             break
-        near = (axes @ tried.rotations[:, None]).flatten(0, 1)
-        turned = projector.spectra(spectra.frequencies, near).view(len(spectra), 3, -1)
-        slopes = [(turned - slices[:, None]) / _DERIVATIVE_STEP, 1j * wave_numbers * slices[:, None]]
-        slope = torch.view_as_real(torch.cat(slopes, 1)).flatten(2)
-        residual = torch.view_as_real(centred - spectra.power * slices).flatten(1)
-        weighted = slope * spectra.power.repeat_interleave(2, 1)[:, None]
-        gradient = torch.where(better[:, None], (slope @ residual[..., None])[..., 0], gradient)
-        information = torch.where(better[:, None, None], weighted @ slope.mT, information)
-        damping = torch.where(better, damping / _EASE, damping * _EASE**2)
-        diagonal = information.diagonal(dim1=1, dim2=2)
-        stiff = information + torch.diag_embed(
-            diagonal * damping[:, None] + 1e-6 * diagonal.amax(1, keepdim=True)
-        )
-        move = torch.linalg.solve(stiff, gradient)
+        slopes = torch.cat([turned, 1j * wave_numbers * slices[:, None]], 1)
+        slope = torch.view_as_real(slopes[better]).flatten(2)
+        power = some.power[better]
+        residual = torch.view_as_real(centred[better] - power * slices[better]).flatten(1)
+        weighted = slope * power.repeat_interleave(2, 1)[:, None]
+        gradient[gained] = (slope @ residual[..., None])[..., 0]
+        information[gained] = weighted @ slope.mT
+        damping[rows] = torch.where(better, damping[rows] / _EASE, damping[rows] * _EASE**2)
+        diagonal = information[rows].diagonal(dim1=1, dim2=2)
+        ridge = diagonal * damping[rows, None] + 1e-6 * diagonal.amax(1, keepdim=True)
+        move = torch.linalg.solve(information[rows] + torch.diag_embed(ridge), gradient[rows])
+        # What a step may gain is half of this, where the likelihood is a paraboloid.
+        going = (move * gradient[rows]).sum(1) > 2 * _LEAST_GAIN
+        if not going.any():
+            break
+        if not going.all():
+            rows, move, some = rows[going], move[going], some[going]
         turn = move[:, :3] * (_LONGEST_TURN / move[:, :3].norm(dim=1, keepdim=True)).clamp(max=1)
         shift = move[:, 3:] * (_LONGEST_SHIFT / move[:, 3:].norm(dim=1, keepdim=True)).clamp(max=1)
-        tried = Poses(small_rotations(turn) @ best.rotations, best.shifts_px + shift, score)
+        tried = Poses(
+            small_rotations(turn) @ best.rotations[rows],
+            best.shifts_px[rows] + shift,
+            best.log_likelihood[rows],
+        )
     return best

@@ -20,7 +20,7 @@ from ..errors import PolariceError
 from ..simulation import Projector, Volume
 from .halves import HalfMaps, solve_halves
 from .observed import ImageSource, gather_half
-from .poses import ImageSpectra, Poses, climb, global_search, grid_ring, near_search
+from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
 
 __all__ = ["RefineSettings", "Refined", "refine_orientations"]
 
@@ -126,12 +126,13 @@ def refine_orientations(
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
             projector = Projector(reference)
+            grid = OrientationGrid(projector, settings.spacing_deg) if everywhere else None
             for start in range(0, len(rows), _BATCH):
                 some = rows[start : start + _BATCH]
                 spectra = ImageSpectra.of(source.read(some), max(ring, _FIRST_RINGS))
                 index = torch.from_numpy(some)
                 begin = _on(poses[index], source.device)
-                found = _search(projector, spectra, begin, settings, everywhere, near=number == 0)
+                found = _search(projector, spectra, begin, settings, grid, near=number == 0)
                 poses.rotations[index] = found.rotations.cpu()
                 poses.shifts_px[index] = found.shifts_px.cpu()
                 poses.log_likelihood[index] = found.log_likelihood.cpu()
@@ -146,18 +147,13 @@ def _search(
     spectra: ImageSpectra,
     begin: Poses,
     settings: RefineSettings,
-    everywhere: bool,
+    grid: OrientationGrid | None,
     near: bool,
 ) -> Poses:
     """The likeliest poses of a batch: uphill from where it begins, or from anywhere if that is higher."""
-    if everywhere:
-        found = global_search(
-            projector,
-            spectra,
-            spacing_deg=settings.spacing_deg,
-            shift_radius_px=settings.shift_radius_px,
-        )
-        coarse = spectra.up_to(2 * grid_ring(settings.spacing_deg))
+    if grid is not None:
+        found = grid.search(spectra, shift_radius_px=settings.shift_radius_px)
+        coarse = spectra.up_to(2 * grid.ring)
         starts = [begin, *(found[:, k] for k in range(found.log_likelihood.shape[1]))]
         hills = [climb(projector, coarse, start, steps=4) for start in starts]
         highest = torch.stack([hill.log_likelihood for hill in hills], 1).argmax(1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..imaging import semicircle_kernel, semicircle_transform
+from ..imaging import semicircle_kernel, semicircle_slope, semicircle_transform
 from ..imaging.gridding import PADDING
 from .volume import Volume
 
@@ -93,23 +93,85 @@ class Projector:
             spectra[start : start + step] = self._slice(frequencies @ batch[:, :2] * PADDING)
         return spectra
 
+    def turning_spectra(self, frequencies: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+        """Spectra as of `spectra`, and how they change as the specimen turns.
+
+        Parameters
+        ----------
+        frequencies : Tensor, shape (m, 2)
+        rotations : Tensor, shape (b, 3, 3)
+
+        Returns
+        -------
+        spectra : Tensor, shape (b, m), complex
+        slopes : Tensor, shape (b, 3, m), complex
+            Per radian of a turn about the image's x, y and z, right-handed. They are those of the
+            interpolated spectrum, from the same grid points, and cost little.
+        """
+        frequencies = frequencies.to(self._points)
+        kind = self._points.dtype.to_complex()
+        spectra = frequencies.new_empty(len(rotations), len(frequencies), dtype=kind)
+        slopes = frequencies.new_empty(len(rotations), 3, len(frequencies), dtype=kind)
+        step = max(1, _POINTS_AT_ONCE // len(frequencies))
+        kx, ky = frequencies.unbind(-1)
+        for start in range(0, len(rotations), step):
+            batch = rotations[start : start + step].to(self._points)
+            where, mirrored = _upper(frequencies @ batch[:, :2] * PADDING)
+            value, gradient = self._differentiate(where)
+            value = torch.where(mirrored, value.conj(), value)
+            gradient = torch.where(mirrored[..., None], -gradient.conj(), gradient) * PADDING
+            # A turn by v moves the point of the image's frequency k in the specimen by R^T (k x v).
+            x, y, z = (gradient @ batch.mT.to(kind)).unbind(-1)
+            spectra[start : start + step] = value
+            slopes[start : start + step] = torch.stack([-ky * z, kx * z, ky * x - kx * y], 1)
+        return spectra, slopes
+
     def _slice(self, where: Tensor) -> Tensor:
         """Evaluate the volume's spectrum at points ``(..., 3)`` = (x, y, z) of the padded grid."""
-        # The table holds kx >= 0: a real volume's spectrum is the conjugate at the opposite point.
-        mirrored = where[..., 0] < 0
-        where = torch.where(mirrored[..., None], -where, where)
+        where, mirrored = _upper(where)
+        rows, apart = self._neighbours(where)
+        wx, wy, wz = semicircle_kernel(apart, _WIDTH).unbind(-2)
+        plane = (wz[..., :, None] * wy[..., None, :]).flatten(-2)
+        summed = (plane[..., None, :] @ rows).view(*mirrored.shape, _WIDTH, 2)
+        value = torch.view_as_complex((summed * wx[..., None]).sum(-2))
+        return torch.where(mirrored, value.conj(), value)
+
+    def _differentiate(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """The spectrum at points ``(..., 3)`` with x >= 0, and its gradient ``(..., 3)`` there."""
+        rows, apart = self._neighbours(where)
+        kernel = semicircle_kernel(apart, _WIDTH)
+        (wx, wy, wz), (sx, sy, sz) = kernel.unbind(-2), semicircle_slope(apart, kernel, _WIDTH).unbind(-2)
+        planes = torch.stack([wz, wz, sz], -2)[..., None] * torch.stack([wy, sy, wy], -2)[..., None, :]
+        summed = (planes.flatten(-2) @ rows).unflatten(-1, (_WIDTH, 2))
+        value, *slopes = ((summed * wx[..., None, :, None]).sum(-2)).unbind(-2)
+        along = (summed[..., 0, :, :] * sx[..., None]).sum(-2)
+        gradient = torch.view_as_complex(torch.stack([along, *slopes], -2))
+        return torch.view_as_complex(value.contiguous()), gradient
+
+    def _neighbours(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Table around points ``(..., 3)`` with x >= 0.
+
+        Returns
+        -------
+        rows : Tensor, shape (..., 16, 8)
+            A row for each neighbour along (z, y): real and imaginary parts by turns along x.
+        apart : Tensor, shape (..., 3, 4)
+            How far the points lie from their neighbours along (x, y, z).
+        """
         first = torch.floor(where).long() - (_WIDTH // 2 - 1)
         reach = torch.arange(_WIDTH, device=where.device)
-        wx, wy, wz = semicircle_kernel((where - first)[..., None] - reach, _WIDTH).unbind(-2)
         column, row, section = (first + self._centre).unbind(-1)
         start = section * self._strides[0] + row * self._strides[1] + column
         corner = (reach[:, None] * self._strides[0] + reach * self._strides[1]).flatten()
         # Neighbours along x lie side by side in memory: one row of the unfolded table is all of them.
         rows = self._table.unfold(0, 2 * _WIDTH, 2)[start[..., None] + corner]
-        plane = (wz[..., :, None] * wy[..., None, :]).flatten(-2)
-        summed = (plane[..., None, :] @ rows).view(*mirrored.shape, _WIDTH, 2)
-        value = torch.view_as_complex((summed * wx[..., None]).sum(-2))
-        return torch.where(mirrored, value.conj(), value)
+        return rows, (where - first)[..., None] - reach
+
+
+def _upper(where: Tensor) -> tuple[Tensor, Tensor]:
+    """Points ``(..., 3)`` with x >= 0, or their opposites, where a real volume's spectrum is conjugate."""
+    mirrored = where[..., 0] < 0
+    return torch.where(mirrored[..., None], -where, where), mirrored
 
 
 def project_volume(volume: Volume, rotations: Tensor) -> Tensor:
