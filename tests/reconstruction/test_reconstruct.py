@@ -200,8 +200,8 @@ def test_commands(made: SimulationResult, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("ctf", [False, True])
-def test_agrees_with_relion_reconstruct(ctf: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ctf", "symmetry"), [(False, "C1"), (True, "C1"), (True, "C3"), (False, "D2")])
+def test_agrees_with_relion_reconstruct(ctf: bool, symmetry: str, tmp_path: Path) -> None:
     if shutil.which("relion_reconstruct") is None:
         pytest.skip("RELION is not installed")
     made = simulate(
@@ -213,11 +213,13 @@ def test_agrees_with_relion_reconstruct(ctf: bool, tmp_path: Path) -> None:
         made.particles.name,
         "--o",
         "relion.mrc",
+        "--sym",
+        symmetry,
         *(["--ctf"] if ctf else []),
     ]
     subprocess.run(words, cwd=made.particles.parent, check=True, capture_output=True, timeout=120)
     theirs = read_map(made.particles.parent / "relion.mrc").density.float()
-    result = reconstruct_stack(made.particles, tmp_path / "out")
+    result = reconstruct_stack(made.particles, tmp_path / "out", ReconstructSettings(symmetry=symmetry))
     ours = (result.maps.first + result.maps.second) / 2
     axis = torch.arange(32) - 16
     ball = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) < 16**2
@@ -226,3 +228,30 @@ def test_agrees_with_relion_reconstruct(ctf: bool, tmp_path: Path) -> None:
     assert fsc[1:15].min() > 0.93
     mirrored = theirs.flip(2).roll(1, 2)
     assert fourier_shell_correlation(ours * ball, mirrored * ball)[8:15].mean() < 0.5
+
+
+def test_symmetry_stands_for_views_that_are_not_there(tmp_path: Path) -> None:
+    """A tetramer in sixteen views makes a map if its symmetry is told, and none if it is not."""
+    shape = 24, 24, 24
+    one = torch.zeros(shape)
+    one[14:18, 5:9, 13:16] = 1
+    one[6:9, 15:18, 15:20] = 1
+    # Turned by half a turn about z and about x; the origin is index 12.
+    turned = one + one.flip(1, 2).roll((1, 1), (1, 2))
+    tetramer = turned + turned.flip(0, 1).roll((1, 1), (0, 1))
+    write_map(tmp_path / "tetramer.mrc", Volume(tetramer, 4.0))
+    made = simulate(tmp_path / "tetramer.mrc", tmp_path / "in", particles=16, box=24, snr=50.0)
+    truth = read_map(made.volume).density
+    fsc = {}
+    for symmetry in ("C1", "D2"):
+        found = reconstruct_stack(made.particles, tmp_path / symmetry, ReconstructSettings(symmetry=symmetry))
+        both = (found.maps.first + found.maps.second) / 2
+        fsc[symmetry] = float(fourier_shell_correlation(both, truth)[3:10].mean())
+    assert fsc["D2"] > fsc["C1"] + 0.05
+    assert fsc["D2"] > 0.9
+
+
+def test_symmetry_that_is_none_is_refused(made: SimulationResult, tmp_path: Path) -> None:
+    with pytest.raises(PolariceError, match="no point group"):
+        reconstruct_stack(made.particles, tmp_path / "out", ReconstructSettings(symmetry="Q4"))
+    assert not (tmp_path / "out").exists()

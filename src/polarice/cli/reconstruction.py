@@ -28,6 +28,9 @@ def reconstruct(
         Literal["bright", "dark"] | None, Parameter(help="Contrast of the protein; found out by default.")
     ] = None,
     pixel_size: Annotated[float | None, Parameter(help="Å per pixel, where the file does not say.")] = None,
+    symmetry: Annotated[
+        str, Parameter(help="Point group of the molecule: C1, C4, D2, T, O, I, …, as in RELION.")
+    ] = "C1",
     split_halves: SplitHalves = False,
     allow_denoised: Annotated[
         bool, Parameter(help="Take denoised images: the map will hold a learned prior.", negative="")
@@ -47,6 +50,7 @@ def reconstruct(
         contrast=contrast,
         ctf=ctf,
         mask=mask,
+        symmetry=symmetry,
         split_halves=split_halves,
         allow_denoised=allow_denoised,
     )

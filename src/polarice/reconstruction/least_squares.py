@@ -118,12 +118,20 @@ class BackProjection:
         Where the images are; memory is about ``450 box³`` bytes there.
     dtype : torch.dtype
         float32 or float64, of the images.
+    symmetry : Tensor, shape (order, 3, 3), optional
+        Point group of the specimen (`polarice.symmetry.point_group`): each image is one of all these sides.
     """
 
     def __init__(
-        self, box: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        box: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        symmetry: Tensor | None = None,
     ) -> None:
         self.box, self.images = box, 0
+        group = torch.eye(3)[None] if symmetry is None else symmetry
+        self._group = group.to(device, dtype)
         ky, kx = torch.meshgrid(
             torch.fft.fftfreq(box, 1 / box), torch.fft.rfftfreq(box, 1 / box), indexing="ij"
         )
@@ -183,9 +191,11 @@ class BackProjection:
         if transfer is not None:
             passed = transfer.flatten(1)[:, self._inside].to(weight)
             amplitudes, weight = amplitudes * passed, weight * passed.square()
-        frequencies = (self._points @ rotations[:, :2].to(self._points)).flatten(0, 1)
-        self._right.add(frequencies, amplitudes.flatten())
-        self._kernel.add(2 * frequencies, weight.flatten())
+        for same in self._group:
+            sides = rotations[:, :2].to(self._points) @ same
+            frequencies = (self._points @ sides).flatten(0, 1)
+            self._right.add(frequencies, amplitudes.flatten())
+            self._kernel.add(2 * frequencies, weight.flatten())
 
     def equations(self) -> NormalEquations:
         """What was gathered so far."""

@@ -172,6 +172,7 @@ def gather_half(
     shifts_px: Tensor | None,
     weights: Tensor | None = None,
     *,
+    symmetry: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NormalEquations:
     """Normal equations of some particles; images are read a batch at a time.
@@ -187,10 +188,12 @@ def gather_half(
         Where each particle lies.
     weights : Tensor, shape (n,), optional
         How much each particle counts, beside what its noise says.
+    symmetry : Tensor, shape (order, 3, 3), optional
+        Point group of the specimen; none by default.
     progress : callable, optional
         Called with the number of images done.
     """
-    back = BackProjection(source.box, source.device)
+    back = BackProjection(source.box, source.device, symmetry=symmetry)
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
         index = torch.from_numpy(some)

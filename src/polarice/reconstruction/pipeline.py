@@ -14,6 +14,7 @@ from .. import __version__
 from ..devices import keep_freed_memory, resolve_device
 from ..files import make_folder, prepare_output, require_room
 from ..stacks import Progress, StackSettings, clear_outputs, open_stack, require_fit, timed, write_record
+from ..symmetry import point_group
 from .fsc_files import read_mask
 from .halves import HalfMaps, solve_halves
 from .map_files import MAP_FILES, write_maps
@@ -133,6 +134,7 @@ def reconstruct_stack(
     reading = StackSettings(pixel_size_A=settings.pixel_size_A)
     stack = open_stack(particles, reading, split_halves=settings.split_halves)
     require_fit(stack, misfits(stack, settings))
+    group = point_group(settings.symmetry)
     mask = None if settings.mask is None else read_mask(settings.mask, stack.box).to(device)
     require_room(out, _BYTES_PER_VOXEL * stack.box**3)
     if device.type == "cpu":
@@ -157,7 +159,7 @@ def reconstruct_stack(
     with timed(seconds, "back-project"):
         for rows in members:
             told = partial(_advance, report, seen, count)
-            equations.append(gather_half(observed, rows, rotations, shifts, progress=told))
+            equations.append(gather_half(observed, rows, rotations, shifts, symmetry=group, progress=told))
             seen += len(rows)
     report("solve", 0, 1)
     with timed(seconds, "solve"):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import PolariceError
 from ..simulation import Projector, Volume
+from ..symmetry import point_group
 from .halves import HalfMaps, solve_halves
 from .observed import ImageSource, gather_half
 from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
@@ -44,6 +45,8 @@ class RefineSettings:
         Of the grid of a global search, and the step of the first local one.
     shift_radius_px : float
         How far from the centre a global search looks for particles.
+    symmetry : str
+        Point group of the specimen, ``C1`` for none.
     """
 
     rounds: int = 4
@@ -51,6 +54,7 @@ class RefineSettings:
     global_rounds: int = 1
     spacing_deg: float = 7.5
     shift_radius_px: float = 4.0
+    symmetry: str = "C1"
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,11 @@ def refine_orientations(
     if not all(len(rows) for rows in members):
         raise PolariceError("a half set is empty")
     poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
-    resolutions, done = [], 0
+    resolutions, done, group = [], 0, point_group(settings.symmetry)
     for number in range(settings.rounds + 1):
-        equations = [gather_half(source, rows, poses.rotations, poses.shifts_px) for rows in members]
+        equations = [
+            gather_half(source, rows, poses.rotations, poses.shifts_px, symmetry=group) for rows in members
+        ]
         maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:

@@ -35,6 +35,8 @@ class ReconstructSettings:
         Correct for the CTF; by default where its parameters are given.
     mask : path-like, optional
         A map between 0 and 1; made from the map by default.
+    symmetry : str
+        Point group of the specimen, ``C1`` for none; see `polarice.symmetry.point_group`.
     split_halves : bool
         Put particles that no half set is known of into two, at random.
     allow_denoised : bool
@@ -46,6 +48,7 @@ class ReconstructSettings:
     contrast: Contrast | None = None
     ctf: bool | None = None
     mask: str | Path | None = None
+    symmetry: str = "C1"
     split_halves: bool = False
     allow_denoised: bool = False
 
