@@ -26,13 +26,16 @@ def cwf(source: ArrayImageSource, noise_variance: float) -> tuple[np.ndarray, di
     return DenoiserCov2D(source, basis, noise_variance).denoise[:].asnumpy(), {}
 
 
-def class_average(source: ArrayImageSource, neighbours: int) -> tuple[np.ndarray, dict[str, float]]:
+def class_average(
+    source: ArrayImageSource, neighbours: int, some: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, dict[str, float]]:
     """Rotationally invariant classification, then averages of aligned images without a shift search."""
     basis = FFBBasis2D(source.L, dtype=source.dtype)
     start = time.perf_counter()
     classes, reflections, _ = RIRClass2D(source, n_nbor=neighbours, seed=0).classify()
     classified = time.perf_counter()
-    averages = BFTAverager2D(basis, source, radius=0).average(classes, reflections).asnumpy()
+    averager = BFTAverager2D(basis, source, radius=0)
+    averages = averager.average(classes[some], reflections[some]).asnumpy()
     return averages, {"classify": classified - start, "average": time.perf_counter() - classified}
 
 
@@ -60,6 +63,24 @@ def orientations(source: ArrayImageSource) -> tuple[np.ndarray, dict[str, float]
     return rotations.transpose(0, 2, 1), {}
 
 
+def chain(
+    source: ArrayImageSource, denoiser: str, neighbours: int, count: int, noise_variance: float
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Denoise a stack, and find rotations (count, 3, 3) of some of its images, evenly spread over it.
+
+    The time of common lines grows with the third power of the number of images.
+    """
+    some = np.linspace(0, source.n - 1, count).round().astype(int)
+    start = time.perf_counter()
+    if denoiser == "cwf":
+        images = cwf(source, noise_variance)[0][some]
+    else:
+        images = class_average(source, neighbours, some)[0]
+    denoised = time.perf_counter()
+    rotations, _ = orientations(ArrayImageSource(images, pixel_size=source.pixel_size))
+    return rotations, {"denoise": denoised - start, "orient": time.perf_counter() - denoised}
+
+
 def mean_volume(source: ArrayImageSource, rotations: str) -> tuple[np.ndarray, dict[str, float]]:
     """Least-squares volume (z, y, x) for orientations in a file, with ASPIRE's own defaults."""
     from aspire.reconstruction import MeanEstimator
@@ -73,10 +94,16 @@ def mean_volume(source: ArrayImageSource, rotations: str) -> tuple[np.ndarray, d
 def main() -> None:
     """Do one job on one stack after another."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", choices=["cwf", "class-average", "neighbours", "orientations", "mean"])
+    parser.add_argument(
+        "job", choices=["cwf", "class-average", "neighbours", "orientations", "chain", "mean"]
+    )
     parser.add_argument("files", nargs="+", help="a stack and where its result goes, another stack, …")
     parser.add_argument("--noise-variance", type=float, default=1.0)
     parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
+    parser.add_argument("--denoiser", choices=["cwf", "class-average"], default="class-average")
+    parser.add_argument(
+        "--images", type=int, default=100, help="oriented by a chain"
+    )
     parser.add_argument("--rotations", help="orientations (n, 3, 3) as .npy, for the mean volume")
     arguments = parser.parse_args()
     done = []
@@ -93,11 +120,14 @@ def main() -> None:
             result, stages = neighbours(source, arguments.neighbours)
         elif arguments.job == "orientations":
             result, stages = orientations(source)
+        elif arguments.job == "chain":
+            told = arguments.denoiser, arguments.neighbours, arguments.images, arguments.noise_variance
+            result, stages = chain(source, *told)
         else:
             result, stages = class_average(source, arguments.neighbours)
         if arguments.job == "neighbours":
             np.save(out, result.astype(np.int64))
-        elif arguments.job in ("orientations", "mean"):
+        elif arguments.job in ("orientations", "chain", "mean"):
             np.save(out, result)
         else:
             write_stack(out, result, pixel_size_A)

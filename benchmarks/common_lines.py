@@ -1,10 +1,12 @@
-"""Orientations from common lines: against ASPIRE, in the paper's experiment, and from a stack alone.
+"""Orientations from common lines: against ASPIRE, and in the paper's experiment.
 
 ``clean``: projections without noise, ours and (with ``--aspire-python``) ASPIRE's CLSync3N on the same
 images, mean angle to the true orientations after the best rotation and hand, and CPU seconds.
 ``paper``: the experiment of the paper's section 6.3: images at SNR 0.25 without CTF and shifts, in sets of
 eight of one view each, denoised set by set with the true sets, then common lines of all.
-``stacks``: `polarice abinitio` on simulated stacks; nobody is told anything.
+``aspire``: images at ``--snr`` without CTF and shifts, classified and averaged, or filtered by their
+covariance, by ASPIRE; then its common lines of ``--oriented`` of them. `polarice benchmark threed` does the
+same with polarice.
 """
 
 from __future__ import annotations
@@ -14,19 +16,18 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polarice.denoising import DenoiseSettings
 from polarice.evaluation import orientation_errors
 from polarice.evaluation.benchmark import Condition
 from polarice.models import load_model
 from polarice.orientations import estimate_orientations
 from polarice.particles import ParticleStack
-from polarice.reconstruction import AbInitioSettings, abinitio
 from polarice.simulation import SetSampler, StructureBank, simulate, view_sets
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures_test.npz"
@@ -41,10 +42,17 @@ def figures(found: Tensor, true: Tensor) -> str:
     return f"{errors.mean_deg:.3f}° | {errors.median_deg:.3f}°"
 
 
-def ask_aspire(python: Path, stack: Path, out: Path) -> float:
+def ask_aspire(python: Path, stack: Path, out: Path, job: Sequence[str] = ("orientations",)) -> float:
     """ASPIRE's orientations of a stack to a file; returns its CPU seconds."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    command = [str(python.absolute()), str(WORKER), "orientations", str(stack.resolve()), str(out.resolve())]
+    command = [
+        str(python.absolute()),
+        str(WORKER),
+        job[0],
+        str(stack.resolve()),
+        str(out.resolve()),
+        *job[1:],
+    ]
     with tempfile.TemporaryDirectory() as folder:  # it writes logs into the working directory
         before = os.times()
         done = subprocess.run(command, cwd=folder, env=os.environ | threads, capture_output=True, text=True)
@@ -108,37 +116,29 @@ def paper_experiment(arguments: argparse.Namespace, bank: StructureBank) -> None
                     print(f"| {name} | {count} | {snr:g} | {model} | {cells} | {seconds:.0f} |", flush=True)
 
 
-def honest_stacks(arguments: argparse.Namespace, bank: StructureBank) -> None:
-    """From a stack to orientations."""
-    print("| structure | images | SNR | CTF | mean | median | confidence | wall s |\n|" + "---|" * 8)
+def aspire_chain(arguments: argparse.Namespace, bank: StructureBank) -> None:
+    """ASPIRE from a stack that nobody has clustered to orientations of some of its images."""
+    if arguments.aspire_python is None:
+        raise SystemExit("give --aspire-python")
+    print("| structure | images | SNR | ASPIRE | oriented | mean | median | CPU s |\n|" + "---|" * 8)
     for name in arguments.names:
-        for count in arguments.particles:
-            for snr in arguments.snr:
+        for snr in arguments.snr:
+            for denoiser in ("class-average", "cwf"):
                 with tempfile.TemporaryDirectory() as temporary:
-                    folder = Path(temporary)
-                    made = simulate(
-                        bank[bank.index(name)],
-                        folder / "sim",
-                        particles=count,
-                        box=BOX,
-                        snr=snr,
-                        ctf=arguments.ctf,
-                        max_shift_px=arguments.max_shift,
-                    )
-                    settings = AbInitioSettings(
-                        denoising=DenoiseSettings(model=arguments.models[0], device="cpu")
-                    )
-                    start = time.perf_counter()
-                    result = abinitio(made.particles, folder / "out", settings)
-                    seconds = time.perf_counter() - start
+                    folder, count = Path(temporary), arguments.particles[0]
+                    made = simulate(bank[bank.index(name)], folder / "sim", particles=count, box=BOX, snr=snr)
+                    stack, path = made.particles.with_suffix(".mrcs"), folder / "aspire.npy"
+                    told = ["chain", "--denoiser", denoiser, "--images", str(arguments.oriented)]
+                    seconds = ask_aspire(arguments.aspire_python, stack, path, told)
                     true = ParticleStack.open(made.particles).rotations()
                     assert true is not None
-                    cells = figures(torch.from_numpy(result.rotations), true)
-                ctf, sure = "yes" if arguments.ctf else "no", result.confidence.mean()
-                print(
-                    f"| {name} | {count} | {snr:g} | {ctf} | {cells} | {sure:.2f} | {seconds:.0f} |",
-                    flush=True,
-                )
+                    some = np.linspace(0, count - 1, arguments.oriented).round().astype(int)
+                    cells = figures(torch.from_numpy(np.load(path)), true[some])
+                    print(
+                        f"| {name} | {count} | {snr:g} | {denoiser}, CLSync3N | {len(some)} | {cells} "
+                        f"| {seconds:.0f} |",
+                        flush=True,
+                    )
 
 
 def main() -> None:
@@ -146,21 +146,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("job", choices=["clean", "paper", "stacks"])
+    parser.add_argument("job", choices=["clean", "paper", "aspire"])
     parser.add_argument("--aspire-python", type=Path, help="of an environment that has ASPIRE")
     parser.add_argument("--bank", type=Path, default=DATA)
     parser.add_argument("--names", nargs="+", default=["1FDO"])
     parser.add_argument("--particles", type=int, nargs="+", help="100 200; else 2048")
     parser.add_argument("--snr", type=float, nargs="+", default=[0.25])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
-    parser.add_argument("--ctf", action="store_true", help="of stacks")
-    parser.add_argument("--max-shift", type=float, default=0.0, help="of particles in stacks, pixels")
+    parser.add_argument("--oriented", type=int, default=100, help="images whose orientations ASPIRE finds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.particles = arguments.particles or ([100, 200] if arguments.job == "clean" else [2048])
     bank = StructureBank.load(arguments.bank)
-    {"clean": compare_clean, "paper": paper_experiment, "stacks": honest_stacks}[arguments.job](
+    {"clean": compare_clean, "paper": paper_experiment, "aspire": aspire_chain}[arguments.job](
         arguments, bank
     )
 

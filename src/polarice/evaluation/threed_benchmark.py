@@ -49,6 +49,7 @@ _COLUMNS = {
     "median_deg": "median",
     "fsc_half_A": "FSC 0.5",
     "fsc_143_A": "FSC 0.143",
+    "half_maps_A": "half maps",
     "seconds": "s",
 }
 

@@ -51,7 +51,7 @@ class RefineSettings:
 
     rounds: int = 4
     search: Literal["local", "global"] = "local"
-    global_rounds: int = 1
+    global_rounds: int = 2
     spacing_deg: float = 7.5
     shift_radius_px: float = 4.0
     symmetry: str = "C1"
