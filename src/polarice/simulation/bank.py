@@ -99,7 +99,7 @@ class StructureBank:
             )
 
     @classmethod
-    def load(cls, path: Path) -> StructureBank:
+    def load(cls, path: str | Path) -> StructureBank:
         """Read a bank written by `save`, or a corpus file with ``lo``, ``hi``, ``z``, ``offset``, ``id``.
 
         Raises
@@ -107,6 +107,7 @@ class StructureBank:
         StructureError
             The file is missing or holds something else.
         """
+        path = Path(path)
         if not path.is_file():
             raise StructureError("no such bank", path=path, hint="make one with `polarice bank build`")
         try:
