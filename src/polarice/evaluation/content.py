@@ -289,6 +289,8 @@ class RadialCurves:
         Fourier ring correlations.
     frc_reference : str
         Between what, in words.
+    frc_levels : tuple of float
+        Where the correlation is read, marked by dashed lines.
     power : tuple of RadialCurve
         Mean power in each ring.
     power_note : str
@@ -301,6 +303,7 @@ class RadialCurves:
     gain_reference: str = "the truth"
     frc: tuple[RadialCurve, ...] = ()
     frc_reference: str = "the truth"
+    frc_levels: tuple[float, ...] = (0.5,)
     power: tuple[RadialCurve, ...] = ()
     power_note: str = ""
 

@@ -147,11 +147,12 @@ def gain_chart(radial: RadialCurves) -> Chart:
 
 
 def frc_chart(radial: RadialCurves) -> Chart:
-    """Fourier ring correlation against resolution, with the threshold of one half."""
+    """Fourier ring correlation against resolution, with the levels at which it is read."""
 
     def draw(axes: Axes, theme: Theme) -> None:
         _radial(axes, theme, radial, radial.frc)
-        axes.axhline(0.5, color=theme.ink, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
+        for level in radial.frc_levels:
+            axes.axhline(level, color=theme.ink, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
         axes.set_ylim(min(0.0, 1.05 * _span(radial.frc)[0]), 1.03)
         axes.set_ylabel("ring correlation")
 

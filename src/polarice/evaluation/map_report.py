@@ -142,6 +142,7 @@ def _curves(result: AbInitioResult, compared: Compared | None) -> RadialCurves:
         pixel_size_A=comparison.pixel_size_A,
         frc=tuple(shown),
         frc_reference="the other map, over shells instead of rings",
+        frc_levels=(0.5, 0.143),
     )
 
 

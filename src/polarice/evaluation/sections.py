@@ -157,7 +157,7 @@ def _radial(radial: RadialCurves) -> str:
     if radial.frc:
         caption = (
             f"<b>Fourier ring correlation</b> with {text(radial.frc_reference)}. 1 is perfect agreement "
-            "at that resolution, 0 none; the dashed line marks one half."
+            f"at that resolution, 0 none; dashed: {' and '.join(f'{v:g}' for v in radial.frc_levels)}."
         )
         drawn.append(chart(figures.frc_chart(radial), caption, "Ring correlation against resolution"))
     if radial.power:
