@@ -92,9 +92,10 @@ class RayModel(NamedTuple):
         For complex Gaussians x, y of unit power with correlation ρ,
         log p(x, y) / p(x) p(y) = -log(1 - ρ²) + (2ρ Re x̄y - ρ²(|x|² + |y|²)) / (1 - ρ²).
         """
-        product = (first.conj() * second).real
-        powers = first.abs().square() + second.abs().square()
-        return (self.product_weight * product - self.power_weight * powers).sum(-1) + self.offset
+        # Real and imaginary parts side by side, so that a product with the weights is all the sums.
+        x, y = (torch.view_as_real(values).flatten(-2) for values in (first, second))
+        product, power = (weight.repeat_interleave(2) for weight in (self.product_weight, self.power_weight))
+        return (x * y) @ product - (x.square() + y.square()) @ power + self.offset
 
 
 def common_lines_of(rotations: Tensor) -> CommonLines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,18 +45,20 @@ class Rays:
         -------
         Tensor, shape (..., r), complex
         """
-        half = self.values.shape[1]
-        place = angles * (half / math.pi)
+        turn = 2 * self.values.shape[1]
+        place = angles * (turn / (2 * math.pi))
         below = place.detach().floor()
-        part = (place - below)[..., None]
-        low = below.long()
-        return (1 - part) * self._whole_turn(rows, low) + part * self._whole_turn(rows, low + 1)
+        low = below.long() % turn
+        return torch.lerp(
+            self._whole_turn[rows, low],
+            self._whole_turn[rows, low + 1],
+            (place - below)[..., None].to(self.values.dtype),
+        )
 
-    def _whole_turn(self, rows: Tensor, places: Tensor) -> Tensor:
-        half = self.values.shape[1]
-        found = self.values[rows, places % half]
-        other = (places // half % 2).bool()
-        return torch.where(other[..., None], found.conj(), found)
+    @cached_property
+    def _whole_turn(self) -> Tensor:
+        """Rays of a whole turn, and the first one again."""
+        return torch.cat([self.values, self.values.conj(), self.values[:, :1]], 1)
 
     def moved(self, shifts_px: Tensor) -> Rays:
         """Rays of the images moved by (b, 2) pixels along (x, y)."""

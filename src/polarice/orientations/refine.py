@@ -28,8 +28,8 @@ _FIRST_STEP, _LAST_STEP = math.radians(1.0), math.radians(0.02)
 _RELEARN = 10
 _APART = 0.3
 _PIXELS_PER_RADIAN = 10.0
-# Numbers of rays in memory at once, where candidates are compared.
-_CANDIDATES_AT_ONCE = 6_000_000
+# Numbers of rays at once, where candidates are compared: more would not stay in a processor's cache.
+_CANDIDATES_AT_ONCE = 500_000
 
 
 class Refined(NamedTuple):
@@ -179,16 +179,18 @@ def best_orientations(
     whitened = Rays(model.whitened(rays), rays.radii)
     model = model._replace(power=torch.ones_like(model.power))
     options = candidates.expand(len(rows), -1, -1, -1)
-    size = max(1, _CANDIDATES_AT_ONCE // (options.shape[1] * len(members) * len(rays.radii)))
+    each = len(members) * len(rays.radii)
+    at_once = max(1, _CANDIDATES_AT_ONCE // each)
     best, ratio = [], []
-    for some in torch.arange(len(rows), device=rows.device).split(size):
-        told = options[some]
-        mine, theirs, sine = meeting_angles(told[:, :, None], judges[None, None])
-        first = whitened.at(rows[some, None, None].expand_as(mine), mine)
-        second = whitened.at(members.expand_as(mine), theirs)
-        weight = sine.square()
-        mean = (model.log_ratio(first, second) * weight).sum(-1) / weight.sum(-1)
-        largest, place = mean.max(1)
+    for some in torch.arange(len(rows), device=rows.device).split(max(1, at_once // options.shape[1])):
+        told, means = options[some], []
+        for part in told.split(at_once, 1):
+            mine, theirs, sine = meeting_angles(part[:, :, None], judges[None, None])
+            first = whitened.at(rows[some, None, None].expand_as(mine), mine)
+            second = whitened.at(members.expand_as(mine), theirs)
+            weight = sine.square()
+            means.append((model.log_ratio(first, second) * weight).sum(-1) / weight.sum(-1))
+        largest, place = torch.cat(means, 1).max(1)
         best.append(told[torch.arange(len(some), device=rows.device), place])
         ratio.append(largest)
     return torch.cat(best), torch.cat(ratio)

@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import __version__
 from ..conventions import matrix_to_euler
 from ..denoising import DenoiseSettings, denoise_stack
-from ..devices import resolve_device
+from ..devices import keep_freed_memory, resolve_device
 from ..errors import ParticleFileError, PolariceError
 from ..files import make_folder, prepare_output, whole
 from ..imaging import soft_disc
@@ -208,6 +208,8 @@ def abinitio(
     report = progress or (lambda stage, done, total: None)
     prepare_output(out, overwrite or resume)
     device = resolve_device(settings.denoising.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     stack = open_stack(particles, settings.denoising)
     denoised = None if settings.denoised is None else ParticleStack.open(settings.denoised)
     wrong = chain(
