@@ -55,7 +55,8 @@ def semicircle_transform(position: Tensor, width: int) -> Tensor:
 class WaveSum:
     """``Re Σ a exp(2πi f·x / box)`` over samples of amplitude ``a`` at frequencies ``f``, on a grid.
 
-    Memory is that of ``(2 box)³`` amplitudes; samples are added a batch at a time.
+    The real part is that of the conjugate amplitude at the opposite frequency, so half a grid holds all:
+    memory is that of ``(2 box)³ / 2`` amplitudes. Samples are added a batch at a time.
 
     Parameters
     ----------
@@ -72,7 +73,10 @@ class WaveSum:
     def __init__(self, box: int, dtype: torch.dtype, device: torch.device | str, width: int = 4) -> None:
         self.box, self.width = box, width
         self._side = PADDING * box
-        self._grid = torch.zeros(self._side**3, dtype=dtype, device=device)
+        # Sections below and above the half grid, for what is spread across its ends.
+        self._margin = (width + 1) // 2
+        self._sections = self._side // 2 + 1 + 2 * self._margin
+        self._grid = torch.zeros(self._sections * self._side**2, dtype=dtype, device=device)
 
     def add(self, frequencies: Tensor, amplitudes: Tensor) -> None:
         """Add samples.
@@ -87,13 +91,18 @@ class WaveSum:
         reach = torch.arange(width, device=frequencies.device)
         for start in range(0, len(frequencies), _SAMPLES_AT_ONCE):
             where = frequencies[start : start + _SAMPLES_AT_ONCE] * PADDING
+            where = where - side * (where / side).round()
+            below = where[:, 2] < 0
+            where = torch.where(below[:, None], -where, where)
+            values = amplitudes[start : start + _SAMPLES_AT_ONCE]
+            values = torch.where(below, values.conj(), values) if values.is_complex() else values
             first = torch.floor(where - (width / 2 - 1))
             spread = semicircle_kernel((where - first)[..., None] - reach, width)
-            x, y, z = ((first.long()[..., None] + reach) % side).unbind(1)
-            plane = ((z * side)[:, :, None] + y[:, None, :]).flatten(1) * side
-            place = plane[:, :, None] + x[:, None, :]
+            x, y, z = (first.long()[..., None] + reach).unbind(1)
+            plane = (((z + self._margin) * side)[:, :, None] + (y % side)[:, None, :]).flatten(1) * side
+            place = plane[:, :, None] + (x % side)[:, None, :]
             weight = (spread[:, 2, :, None] * spread[:, 1, None, :]).flatten(1)
-            value = amplitudes[start : start + _SAMPLES_AT_ONCE, None] * spread[:, 0]
+            value = values[:, None] * spread[:, 0]
             # Real numbers times the parts of complex ones: complex products would take twice as long.
             parts = torch.view_as_real(value) if value.is_complex() else value
             shared = weight.view(*weight.shape, *[1] * (parts.ndim - 1)) * parts[:, None]
@@ -102,17 +111,22 @@ class WaveSum:
 
     def result(self) -> Tensor:
         """The sum, shape (box, box, box), axes (z, y, x)."""
-        axis = torch.arange(self.box, device=self._grid.device) - self.box // 2
-        middle = axis % self._side
+        side, box = self._side, self.box
+        axis = torch.arange(box, device=self._grid.device) - box // 2
+        middle = axis % side
 
         def along(waves: Tensor, dim: int) -> Tensor:
             # Only the middle is wanted, so every axis makes the next one's work less.
             transformed: Tensor = torch.fft.ifft(waves, dim=dim, norm="forward")
             return transformed.index_select(dim, middle)
 
-        planes = self._grid.view(self._side, self._side, self._side).split(_PLANES_AT_ONCE)
-        waves = along(torch.cat([along(along(some, 2), 1) for some in planes]), 0)
-        fall = semicircle_transform(axis.cpu().double() / self._side, self.width)
-        correction = (1 / fall).to(waves.real)
-        summed: Tensor = waves.real * correction[:, None, None] * correction[:, None] * correction
-        return summed
+        planes = self._grid.view(self._sections, side, side).split(_PLANES_AT_ONCE)
+        half = torch.cat([along(along(some, 2), 1) for some in planes])
+        sections = (torch.arange(self._sections, device=half.device) - self._margin) % side
+        summed = half.real.new_empty(box, box, box)
+        for rows in torch.arange(box, device=half.device).split(_PLANES_AT_ONCE):
+            whole = half.new_zeros(side, len(rows), box)
+            summed[:, rows] = along(whole.index_add_(0, sections, half[:, rows]), 0).real
+        fall = semicircle_transform(axis.cpu().double() / side, self.width)
+        correction = (1 / fall).to(summed)
+        return summed * correction[:, None, None] * correction[:, None] * correction

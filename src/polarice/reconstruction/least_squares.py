@@ -115,7 +115,7 @@ class BackProjection:
     box : int
         Side of the images.
     device : torch.device
-        Where the images are; memory is about ``450 box³`` bytes there.
+        Where the images are; memory is up to about ``380 box³`` bytes there.
     dtype : torch.dtype
         float32 or float64, of the images.
     symmetry : Tensor, shape (order, 3, 3), optional
