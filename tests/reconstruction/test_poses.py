@@ -151,6 +151,19 @@ def test_refinement_improves_orientations(molecule: Volume, generator: torch.Gen
     assert done[-1] == (2 * count, 2 * count)
 
 
+def test_refinement_of_noise_ends(generator: torch.Generator) -> None:
+    """Half maps agree nowhere; the finest detail that is looked at is coarser than the grid's."""
+    images = torch.randn(40, BOX, BOX, generator=generator)
+    seen = Observation(images, None, torch.ones(40))
+    halves = (np.arange(40) % 2 + 1).astype(np.int8)
+    start = random_rotations(40, generator)
+    settings = RefineSettings(rounds=1, search="global", spacing_deg=5.0)
+    found = refine_orientations(ObservedImages(seen, 5.0), start, None, halves, settings)
+    assert bool(found.poses.rotations.isfinite().all())
+    # Coarser than a third of the box.
+    assert found.resolution_A[0] > BOX * 5.0 / 3
+
+
 def test_refinement_refuses_what_it_cannot_use(molecule: Volume, generator: torch.Generator) -> None:
     rotations = random_rotations(4, generator)
     seen = observe(molecule, rotations, torch.zeros(4, 2), 1.0, generator, ctf=False)

@@ -203,11 +203,13 @@ class OrientationGrid:
     spacing_deg : float
         Of the orientations. What is finer than they can tell apart is left out, so that a slice has some
         hundred numbers, whatever the box.
+    ring : float
+        Cycles per box up to which the volume is known; nothing beyond it is looked at.
     """
 
-    def __init__(self, projector: Projector, spacing_deg: float = 7.5) -> None:
+    def __init__(self, projector: Projector, spacing_deg: float = 7.5, ring: float = math.inf) -> None:
         self.rotations = rotation_grid(spacing_deg)
-        self.ring = grid_ring(spacing_deg)
+        self.ring = min(grid_ring(spacing_deg), ring)
         self.frequencies = half_plane(projector.box, self.ring)
         slices = projector.spectra(self.frequencies, self.rotations)
         self.device = slices.device

@@ -127,15 +127,15 @@ def refine_orientations(
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:
             break
-        ring = source.box * source.pixel_size_A / resolutions[-1]
+        ring = max(source.box * source.pixel_size_A / resolutions[-1], _FIRST_RINGS)
         everywhere = settings.search == "global" and number < settings.global_rounds
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
             projector = Projector(reference)
-            grid = OrientationGrid(projector, settings.spacing_deg) if everywhere else None
+            grid = OrientationGrid(projector, settings.spacing_deg, ring) if everywhere else None
             for start in range(0, len(rows), _BATCH):
                 some = rows[start : start + _BATCH]
-                spectra = ImageSpectra.of(source.read(some), max(ring, _FIRST_RINGS))
+                spectra = ImageSpectra.of(source.read(some), ring)
                 index = torch.from_numpy(some)
                 begin = _on(poses[index], source.device)
                 found = _search(projector, spectra, begin, settings, grid, near=number == 0)
