@@ -201,3 +201,16 @@ def test_a_bare_stack_gets_tables_for_relion(stack, perfect, tmp_path):
     names = [table.name for table in read_star(result.star)[0]]
     assert names == ["optics", "particles"]
     assert not ParticleStack.open(result.star).problems()
+
+
+def test_a_map_of_noise_is_told_from_a_map(stack, perfect, tmp_path, generator):
+    source = ParticleStack.open(stack.particles)
+    told = {"box": source.box, "pixel_size_A": source.pixel_size_A, "source": source}
+    with ParticleWriter(tmp_path, "noise", **told) as writer:
+        writer.append(torch.randn(60, 32, 32, generator=generator).numpy())
+    settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=1)
+    result = abinitio(writer.star_path, tmp_path / "out", settings)
+    assert any("do not take this for a map" in notice for notice in result.notices)
+    assert result.resolution_A[-1] > 32 * source.pixel_size_A / 8
+    true = abinitio(stack.particles, tmp_path / "true", settings)
+    assert not any("do not take this for a map" in notice for notice in true.notices)

@@ -47,7 +47,7 @@ from ..stacks import (
 from .halves import HalfMaps
 from .map_files import MAP_FILES, write_maps
 from .observed import ObservedStack
-from .refinement import Refined, RefineSettings, refine_orientations
+from .refinement import FIRST_RINGS, Refined, RefineSettings, refine_orientations
 from .settings import ctf_misfits
 
 __all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
@@ -62,6 +62,11 @@ _DIVIDED = (
     "There are no half sets: particles were denoised with each other and then divided at random "
     "(_rlnRandomSubset), so the half maps are not independent, and their resolution is too good. "
     "`polarice denoise --split-halves` divides them before."
+)
+_NO_MAP = (
+    "Half maps agree to no more than {:.0f} Å. Down to {:.0f} Å they agree a little even where there is "
+    "nothing but noise, because both began with orientations that were found together: do not take this "
+    "for a map."
 )
 # Pixels at the edge of an image whose mean is its background.
 _EDGE_PX = 4.0
@@ -235,6 +240,9 @@ def abinitio(
             raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
         del images
     observed, refined = _refine(stack, found, settings, device, report, seconds)
+    field_A, resolution_A = observed.box * observed.pixel_size_A, refined.resolution_A[-1]
+    if resolution_A > field_A / FIRST_RINGS:
+        notices.append(_NO_MAP.format(resolution_A, field_A / FIRST_RINGS))
     rotations, centre = refined.poses.rotations, refined.poses.shifts_px.numpy()
     result = AbInitioResult(
         stack.path,

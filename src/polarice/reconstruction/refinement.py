@@ -23,10 +23,11 @@ from .halves import HalfMaps, solve_halves
 from .observed import ImageSource, gather_half
 from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
 
-__all__ = ["RefineSettings", "Refined", "refine_orientations"]
+__all__ = ["FIRST_RINGS", "RefineSettings", "Refined", "refine_orientations"]
 
 _BATCH = 128
-_FIRST_RINGS = 8
+# Cycles per box up to which images are compared whatever half maps say.
+FIRST_RINGS = 8
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def refine_orientations(
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:
             break
-        ring = max(source.box * source.pixel_size_A / resolutions[-1], _FIRST_RINGS)
+        ring = max(source.box * source.pixel_size_A / resolutions[-1], FIRST_RINGS)
         everywhere = settings.search == "global" and number < settings.global_rounds
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
