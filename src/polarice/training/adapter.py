@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -41,6 +41,9 @@ _PATIENCE = 3
 _WORST = 1e6
 # Draws of noise by which a set of judges judges: fewer would let the noise decide.
 _DRAWS = 3
+# Weights that say how much of something counts, by what a part of their names ends with: gains along the
+# radius, scale and trust of the attention, what is passed on, and what of it comes out.
+_GAINS = ("gain", "log_scale", "threshold", "ceiling", "trust", "correction", "skip", "head")
 # What a generator is for.
 _MEMBERS, _NOISE, _JUDGES, _SIGNAL = range(4)
 
@@ -76,6 +79,18 @@ class _Settings(Protocol):
     def seed(self) -> int: ...
 
 
+def _adapted(network: PolarTransformer) -> Iterator[nn.Parameter]:
+    """Weights that adaptation moves.
+
+    A few hundred noisy images are too little to learn features from, but enough to learn how much each that
+    is there counts. The first look stays as it is, and with it centres and neighbours.
+    """
+    for name, parameter in network.named_parameters():
+        first, *_ = parts = name.split(".")
+        if first != "encoder" and any(part.endswith(_GAINS) for part in parts):
+            yield parameter
+
+
 class Adapter:
     """State of one adaptation.
 
@@ -105,17 +120,10 @@ class Adapter:
         self.division, self.settings, self.identity = division, settings, identity
         with timed(prepared.seconds, "measure the noise"):
             self.observation, self.signal = self._measure()
-        # What finds centres and neighbours is left as it is: the neighbours stay what they were.
-        first_look: list[nn.Module] = [
-            network.centring,
-            network.conditions,
-            network.encoder,
-            network.embed,
-            network.recentrings[0],
-        ]
-        for module in first_look:
-            module.requires_grad_(False)
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        network.requires_grad_(False)
+        self.parameters = list(_adapted(network))
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self.shipped = copy.deepcopy(network.state_dict())
         self.weights = self.shipped
         self.average = copy.deepcopy(network)
