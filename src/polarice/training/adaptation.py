@@ -78,7 +78,7 @@ class AdaptSettings(StackSettings):
 
     neighbours: int = 16
     steps: int = 150
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3
     half: int | None = None
     seed: int = 0
 

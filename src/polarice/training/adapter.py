@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -37,10 +38,17 @@ _SAMPLE = 2048
 _LEAST_PASSED = 0.1
 # Checks in a row that may bring nothing better.
 _PATIENCE = 3
+# How much more than its square a change counts while it is learned where nothing is seen. There its square is
+# what a change adds to the error if it has nothing to do with the error that was there; one that has may add
+# more: at most 1 + 1 / c squares and the share c of the error that was there, for any c. So c is a quarter.
+_ANCHOR = 5.0
 # Of a network that has gone astray.
 _WORST = 1e6
 # Draws of noise by which a set of judges judges: fewer would let the noise decide.
 _DRAWS = 3
+# Weights that say how much of something counts, by what a part of their names ends with: gains along the
+# radius, scale and trust of the attention, what is passed on, and what of it comes out.
+_GAINS = ("gain", "log_scale", "threshold", "ceiling", "trust", "correction", "skip", "head")
 # What a generator is for.
 _MEMBERS, _NOISE, _JUDGES, _SIGNAL = range(4)
 
@@ -76,6 +84,18 @@ class _Settings(Protocol):
     def seed(self) -> int: ...
 
 
+def _adapted(network: PolarTransformer) -> Iterator[nn.Parameter]:
+    """Weights that adaptation moves.
+
+    A few hundred noisy images are too little to learn features from, but enough to learn how much each that
+    is there counts. The first look stays as it is, and with it centres and neighbours.
+    """
+    for name, parameter in network.named_parameters():
+        first, *_ = parts = name.split(".")
+        if first != "encoder" and any(part.endswith(_GAINS) for part in parts):
+            yield parameter
+
+
 class Adapter:
     """State of one adaptation.
 
@@ -105,17 +125,11 @@ class Adapter:
         self.division, self.settings, self.identity = division, settings, identity
         with timed(prepared.seconds, "measure the noise"):
             self.observation, self.signal = self._measure()
-        # What finds centres and neighbours is left as it is: the neighbours stay what they were.
-        first_look: list[nn.Module] = [
-            network.centring,
-            network.conditions,
-            network.encoder,
-            network.embed,
-            network.recentrings[0],
-        ]
-        for module in first_look:
-            module.requires_grad_(False)
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.anchored = replace(self.observation, unseen=_ANCHOR * self.observation.unseen)
+        network.requires_grad_(False)
+        self.parameters = list(_adapted(network))
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
         self.shipped = copy.deepcopy(network.state_dict())
         self.weights = self.shipped
         self.average = copy.deepcopy(network)
@@ -193,7 +207,13 @@ class Adapter:
         state = np.random.SeedSequence([self.settings.seed, *keys]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0] >> 1))
 
-    def _error(self, network: nn.Module, members: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+    def _error(
+        self,
+        network: nn.Module,
+        members: NDArray[np.int64],
+        generator: torch.Generator,
+        observation: Observation,
+    ) -> Tensor:
         """Estimated relative squared error of a set."""
         images, ctf = self.prepared.seen(members)
         white = torch.randn(images.shape, generator=generator).to(images)
@@ -207,7 +227,7 @@ class Adapter:
             return denoise
 
         before = None if network is self.start else by(self.start)
-        error = unexplained(by(network), images[None], told, white[None], self.observation, before=before)
+        error = unexplained(by(network), images[None], told, white[None], observation, before=before)
         return 1 + error.mean() / self.signal
 
     @torch.no_grad()
@@ -217,7 +237,11 @@ class Adapter:
             float(
                 np.mean(
                     [
-                        float(self._error(network, some, self._generator(_JUDGES, index, draw)))
+                        float(
+                            self._error(
+                                network, some, self._generator(_JUDGES, index, draw), self.observation
+                            )
+                        )
                         for draw in range(_DRAWS)
                     ]
                 )
@@ -236,7 +260,8 @@ class Adapter:
         """One step."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.step)
-        error = self._error(self.network, self._set(self.step), self._generator(_NOISE, self.step))
+        noise = self._generator(_NOISE, self.step)
+        error = self._error(self.network, self._set(self.step), noise, self.anchored)
         self.optimiser.zero_grad()
         error.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)

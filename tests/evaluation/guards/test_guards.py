@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from polarice.denoising import DenoiseSettings, pipeline
 from polarice.errors import PolariceError
 from polarice.evaluation import GuardSettings, guard_report, guard_stack
 from polarice.evaluation.guards import evenly, run
-from polarice.evaluation.guards.checks import shell_for
+from polarice.evaluation.guards.checks import RingSums, beyond_shell, shell_for
 from polarice.evaluation.guards.planted import foreign_structure, places_for
+from polarice.evaluation.guards.sample import Sample
 from polarice.imaging import filter_images, frequency_grid
+from polarice.imaging.rings import ring_numbers
 from polarice.models import ModelCard, shipped_models
 from polarice.particles import ParticleStack, ParticleWriter, read_star, write_star
 from polarice.simulation import SimulationResult, example_structure, simulate
+from polarice.stacks import PreparedStack
 
 BOX = 32
 
@@ -223,6 +227,27 @@ def test_shell_leaves_a_twentieth_of_the_energy() -> None:
     assert shell_for(power, 16) == 16
     power[3:] = 0
     assert shell_for(power, 16) == 4
+
+
+def test_the_edge_of_the_disc_is_no_detail(clear_stack: Path) -> None:
+    """Images that share what is coarse, and fine noise that they do not share, are cut off by one disc."""
+    settings = DenoiseSettings(mask_diameter_A=None)
+    stack = ParticleStack.open(clear_stack)
+    prepared = PreparedStack.measure(stack, settings, BOX, torch.device("cpu"), lambda *_: None)
+    statistics, preprocessor = prepared.found.statistics, prepared.preprocessor
+    sample = Sample(stack, np.arange(len(stack)), statistics, preprocessor)
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(3, len(stack), BOX, BOX, generator=generator)
+    ring, shell = ring_numbers(BOX), 4
+    coarse = filter_images(white[0], (ring <= shell).float())
+    disc = preprocessor.mask(statistics)
+    first, second = (
+        (coarse + 0.02 * filter_images(fine, (ring > shell).float())) * disc for fine in white[1:]
+    )
+    found = beyond_shell(RingSums.of(sample, first, second), shell, BOX // 2)
+    assert abs(found["correlation"]) < 0.1
+    bare = SimpleNamespace(stack=stack, batches=sample.batches, window=lambda: torch.ones(BOX, BOX))
+    assert beyond_shell(RingSums.of(bare, first, second), shell, BOX // 2)["correlation"] > 0.5
 
 
 def test_planted_copies_keep_to_their_half_set_and_name_no_copy() -> None:

@@ -29,7 +29,7 @@ __all__ = [
 # Detail beyond the shell has this share of the denoised energy, if it begins early enough.
 _BEYOND = 0.05
 _LOWEST_SHELL = 4
-# Rings beyond the shell to which the disc's edge carries what is below it.
+# Rings beyond the shell to which the window carries what is below it.
 _MARGIN = 2
 
 
@@ -53,7 +53,9 @@ class Denoised:
 
 
 class RingSums(NamedTuple):
-    """Products of two stacks' images in rings, summed over images; each of shape (rings,).
+    """Products of two stacks' images in rings, within the sample's window, summed over images.
+
+    Each of shape (rings,).
 
     Attributes
     ----------
@@ -70,9 +72,10 @@ class RingSums(NamedTuple):
     @classmethod
     def of(cls, sample: Sample, first: Denoised, second: Denoised) -> RingSums:
         """Of two denoised stacks of the same rows."""
+        window = sample.window()
         total = torch.zeros(4, sample.stack.box // 2 + 1, dtype=torch.float64)
         for part in sample.batches():
-            a, b = first[part].double(), second[part].double()
+            a, b = (stack[part].double() * window for stack in (first, second))
             cross = ring_products(a, b)
             products = cross, ring_products(a, a), ring_products(b, b), cross.square()
             total += torch.stack([each.sum(0) for each in products])
@@ -146,14 +149,14 @@ def invented_share(sample: Sample, randomised: Denoised, shell: int, last: int) 
     (float, float) or None
         The factor and its standard error; None without CTFs, or without any detail.
     """
-    cross, energy = [], []
+    window, cross, energy = sample.window(), [], []
     for part in sample.batches():
         seen, transfer = sample.flipped(part)
         if transfer is None:
             return None
-        drawn = filter_images(randomised[part], transfer)
+        drawn = filter_images(randomised[part], transfer) * window
         rings = slice(shell + 1 + _MARGIN, last)
-        cross.append(ring_products(drawn, seen)[:, rings].sum(1))
+        cross.append(ring_products(drawn, seen * window)[:, rings].sum(1))
         energy.append(ring_products(drawn, drawn)[:, rings].sum(1))
     products, energies = torch.cat(cross).double(), torch.cat(energy).double()
     if not float(energies.sum()) > 0:

@@ -92,6 +92,15 @@ class Sample:
         found = self.statistics[torch.from_numpy(places)]
         return Sample(self.stack, self.rows[places], found, self.preprocessor)
 
+    def window(self) -> Tensor:
+        """What images are multiplied by before their rings are compared, shape (box, box).
+
+        The edge of the disc that images are masked with is a few pixels wide, and carries what is coarse to
+        all rings, where it would count as detail. A raised cosine over the whole disc carries it a few rings.
+        """
+        radius_px = self.preprocessor.mask_diameter_A / 2 / self.stack.pixel_size_A
+        return soft_disc(self.stack.box, radius_px, radius_px)
+
     def spectrum(self) -> Tensor:
         """Power of the noise in these images, shape (rings,)."""
         box, pixel_A = self.stack.box, self.stack.pixel_size_A
