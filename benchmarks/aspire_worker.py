@@ -101,9 +101,7 @@ def main() -> None:
     parser.add_argument("--noise-variance", type=float, default=1.0)
     parser.add_argument("--neighbours", type=int, default=8, help="images in a class, K")
     parser.add_argument("--denoiser", choices=["cwf", "class-average"], default="class-average")
-    parser.add_argument(
-        "--images", type=int, default=100, help="oriented by a chain"
-    )
+    parser.add_argument("--images", type=int, default=100, help="oriented by a chain")
     parser.add_argument("--rotations", help="orientations (n, 3, 3) as .npy, for the mean volume")
     arguments = parser.parse_args()
     done = []
