@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from polarice.evaluation.content import Histogram
+from polarice.evaluation.chart_data import Histogram
 from polarice.evaluation.figures import grey_png, grey_range, histogram_chart
 from polarice.evaluation.sections import duration, number
 

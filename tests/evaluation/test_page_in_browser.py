@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polarice.evaluation.chart_data import Histogram, ViewMap
 from polarice.evaluation.content import (
     ClassTile,
     Comparison,
     FileWritten,
     Gallery,
     GalleryRow,
-    Histogram,
     KeyFigure,
     MapShown,
     Neighbour,
@@ -21,7 +21,6 @@ from polarice.evaluation.content import (
     Notice,
     ReportContent,
     StageTime,
-    ViewMap,
 )
 from polarice.evaluation.report import write_report
 

@@ -12,25 +12,27 @@ import numpy as np
 import pytest
 
 from polarice.errors import OutputError
-from polarice.evaluation.content import (
+from polarice.evaluation.chart_data import (
     AngleProfile,
     AttentionMap,
+    Histogram,
+    RadialCurve,
+    RadialCurves,
+    ViewMap,
+)
+from polarice.evaluation.content import (
     ClassTile,
     Comparison,
     FileWritten,
     Gallery,
     GalleryRow,
     GuardCheck,
-    Histogram,
     KeyFigure,
     Neighbour,
     Neighbourhood,
     Notice,
-    RadialCurve,
-    RadialCurves,
     ReportContent,
     StageTime,
-    ViewMap,
 )
 from polarice.evaluation.report import report_html, write_report
 from polarice.evaluation.view_map import _THUMB, _beside

@@ -8,23 +8,19 @@ from .angles import (
     true_angles_deg,
 )
 from .attention_benchmark import QUICK_DIAGNOSTICS, attention_table, benchmark_attention
+from .chart_data import AngleProfile, AttentionMap, Histogram, RadialCurve, RadialCurves
 from .class_report import class_report
 from .classes import adjusted_rand_index, attention_classes
 from .content import (
-    AngleProfile,
-    AttentionMap,
     ClassTile,
     FileWritten,
     Gallery,
     GalleryRow,
     GuardCheck,
-    Histogram,
     KeyFigure,
     Neighbour,
     Neighbourhood,
     Notice,
-    RadialCurve,
-    RadialCurves,
     ReportContent,
     StageTime,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..classification import ClassifyResult
-from .content import ClassTile, FileWritten, Histogram, KeyFigure, Notice, ReportContent, StageTime
+from .chart_data import Histogram
+from .content import ClassTile, FileWritten, KeyFigure, Notice, ReportContent, StageTime
 from .report import write_report
 
 __all__ = ["class_report"]

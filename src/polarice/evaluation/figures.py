@@ -24,16 +24,8 @@ from PIL import Image
 
 from ..files import whole
 from ..imaging import fourier_resample
-from .content import (
-    AngleProfile,
-    AttentionMap,
-    Directions,
-    Floats,
-    Gallery,
-    Histogram,
-    RadialCurve,
-    RadialCurves,
-)
+from .chart_data import AngleProfile, AttentionMap, Directions, Floats, Histogram, RadialCurve, RadialCurves
+from .content import Gallery
 
 __all__ = [
     "DARK",

@@ -9,7 +9,7 @@ import base64
 import html
 
 from . import figures
-from .content import Floats
+from .chart_data import Floats
 
 __all__ = ["chart", "charts", "data_uri", "duration", "number", "paragraph", "picture", "text"]
 

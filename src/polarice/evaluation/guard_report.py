@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from .chart_data import Histogram, RadialCurve, RadialCurves
 from .content import (
     Chapter,
     FileWritten,
     Gallery,
     GalleryRow,
     Heading,
-    Histogram,
     KeyFigure,
     Notice,
-    RadialCurve,
-    RadialCurves,
     ReportContent,
     StageTime,
 )

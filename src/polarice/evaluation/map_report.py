@@ -12,19 +12,16 @@ from ..imaging import shift_images
 from ..particles import ParticleStack
 from ..reconstruction import AbInitioResult
 from ..simulation import Projector, Volume
+from .chart_data import Directions, Histogram, RadialCurve, RadialCurves
 from .content import (
     Chapter,
-    Directions,
     FileWritten,
     Gallery,
     GalleryRow,
     Heading,
-    Histogram,
     KeyFigure,
     MapShown,
     Notice,
-    RadialCurve,
-    RadialCurves,
     ReportContent,
     StageTime,
 )

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..simulation import Volume, resample_volume
-from .content import Floats, MapShown
+from .chart_data import Floats
+from .content import MapShown
 from .figures import grey_range
 from .fragments import data_uri, paragraph, picture, text
 from .surface import AXES, contour_level, draw_surface, level_enclosing, reach

@@ -12,10 +12,10 @@ from ..imaging import move_images
 from ..neighbours import NOBODY
 from ..particles import ParticleStack
 from ..stacks import NeighbourResult
+from .chart_data import Histogram
 from .content import (
     FileWritten,
     Heading,
-    Histogram,
     KeyFigure,
     Neighbour,
     Neighbourhood,

@@ -9,7 +9,8 @@ from torch import Tensor
 from ..denoising import DenoiseResult, SetDenoiser
 from ..neighbours import NOBODY
 from ..particles import ParticleStack
-from .content import AngleProfile, AttentionMap, ClassTile, Heading, Neighbour, Neighbourhood, ViewMap
+from .chart_data import AngleProfile, AttentionMap, ViewMap
+from .content import ClassTile, Heading, Neighbour, Neighbourhood
 from .relatives import average_upon, relatives_of
 from .seen import LOW_PASS_A, bright, low_pass, magnitudes, model_images
 from .similarity import map_graph, spread_seeds

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..denoising import DenoiseResult
 from ..imaging import filter_images, fourier_resample
 from ..particles import ParticleStack
-from .content import Comparison, Gallery, GalleryRow, Heading, Histogram, RadialCurve, RadialCurves
+from .chart_data import Histogram, RadialCurve, RadialCurves
+from .content import Comparison, Gallery, GalleryRow, Heading
 from .metrics import radial_power
 from .seen import LOW_PASS_A, bright, low_pass, magnitudes, model_images
 

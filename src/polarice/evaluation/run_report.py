@@ -11,14 +11,8 @@ import numpy as np
 from .. import __version__
 from ..denoising import DenoiseResult, agreement_columns, effective_neighbours
 from ..particles import ParticleStack
-from .content import (
-    FileWritten,
-    Histogram,
-    KeyFigure,
-    Notice,
-    ReportContent,
-    StageTime,
-)
+from .chart_data import Histogram
+from .content import FileWritten, KeyFigure, Notice, ReportContent, StageTime
 from .figures import gallery_picture
 from .fragments import duration
 from .noise_check import noise_check

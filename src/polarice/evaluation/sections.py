@@ -11,17 +11,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from . import figures
+from .chart_data import AttentionMap, Histogram, RadialCurves
 from .compare import comparison
-from .content import (
-    AttentionMap,
-    Chapter,
-    Gallery,
-    GuardCheck,
-    Histogram,
-    Neighbourhood,
-    RadialCurves,
-    ReportContent,
-)
+from .content import Chapter, Gallery, GuardCheck, Neighbourhood, ReportContent
 from .fragments import chart, charts, duration, number, paragraph, picture, text
 from .maps import maps
 from .view_map import view_map

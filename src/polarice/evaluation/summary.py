@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .content import KeyFigure, RadialCurve, RadialCurves
+from .chart_data import RadialCurve, RadialCurves
+from .content import KeyFigure
 
 __all__ = ["evaluation_curves", "evaluation_figures"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .content import ViewMap
+from .chart_data import ViewMap
 from .figures import grey_png, grey_range
 from .fragments import data_uri, paragraph, text
 
