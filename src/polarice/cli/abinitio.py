@@ -62,6 +62,8 @@ def abinitio(
         known.require_fit(particles)
     with console.progress():
         result = find(particles, out, settings, overwrite=overwrite, resume=resume, progress=console.step)
+    for warning in result.warnings:
+        console.note(f"warning: {warning}")
     for notice in result.notices:
         console.note(f"note: {notice}")
     picture, page = out / "fsc.png", out / "report.html"

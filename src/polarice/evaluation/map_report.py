@@ -70,7 +70,10 @@ def map_report(path: str | Path, result: AbInitioResult, truth: Truth | None = N
         title=f"Initial model: {result.source.name}",
         summary=f"A map of {len(result.rotations):,} particles, whose orientations nobody gave.",
         key_figures=_key_figures(result, compared),
-        notices=tuple(Notice(text, "note") for text in result.notices),
+        notices=(
+            *(Notice(text, "warning") for text in result.warnings),
+            *(Notice(text, "note") for text in result.notices),
+        ),
         maps=_maps(result, compared, truth),
         radial=_curves(result, compared),
         chapters=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ __all__ = ["DnCNN", "DnCNNConfig", "UNet", "UNetConfig"]
 _GROUPS = 4
 
 
-class _PixelNetwork(nn.Module):
+class _PixelNetwork(nn.Module, ABC):
     """What both networks share: two input images (as observed, and filtered by the CTF) and the grey scale.
 
     Parameters
@@ -33,9 +34,9 @@ class _PixelNetwork(nn.Module):
         self.bands = FrequencyBands(box)
         self.gain = GainHead(4 * self.bands.count)
 
+    @abstractmethod
     def estimate(self, seen: Tensor, energies: Tensor) -> Tensor:
         """Estimates (b, y, x) from images (b, 2, y, x) and what their spectra hold (b, 2 bands)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor, ctf: Tensor | None = None) -> Tensor:
         """Denoise images, each alone.

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .. import __version__
 from ..conventions import matrix_to_euler
@@ -25,13 +24,7 @@ from ..denoising import DenoiseSettings, denoise_stack
 from ..devices import keep_freed_memory, resolve_device
 from ..errors import ParticleFileError, PolariceError
 from ..files import make_folder, prepare_output, whole
-from ..imaging import soft_disc
-from ..orientations import (
-    Orientations,
-    choose_representatives,
-    estimate_orientations,
-    extend_orientations,
-)
+from ..orientations import Orientations
 from ..particles import ParticleStack, origin_columns, particle_tables, write_star
 from ..stacks import (
     NEIGHBOUR_FILE,
@@ -44,6 +37,7 @@ from ..stacks import (
     unreadable,
     write_record,
 )
+from .denoised_orientations import orient_denoised
 from .halves import HalfMaps
 from .map_files import MAP_FILES, write_maps
 from .observed import ObservedStack
@@ -68,8 +62,6 @@ _NO_MAP = (
     "nothing but noise, because both began with orientations that were found together: do not take this "
     "for a map."
 )
-# Pixels at the edge of an image whose mean is its background.
-_EDGE_PX = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +121,8 @@ class AbInitioResult:
         Rows of the images between which common lines were looked for.
     seconds : dict
         Time of each stage.
-    notices : tuple of str
+    notices, warnings : tuple of str
+        What to know of the run; why its map may be none.
     files : dict
         Files written, and what they are.
     """
@@ -148,6 +141,7 @@ class AbInitioResult:
     representatives: NDArray[np.int64]
     seconds: dict[str, float]
     notices: tuple[str, ...]
+    warnings: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
 
     def configuration(self) -> dict[str, Any]:
@@ -169,6 +163,7 @@ class AbInitioResult:
             ],
             "seconds": {stage: round(seconds, 2) for stage, seconds in self.seconds.items()},
             "notices": list(self.notices),
+            "warnings": list(self.warnings),
             "files": self.files,
         }
 
@@ -227,22 +222,26 @@ def abinitio(
     star, record = out / "particles.star", out / "abinitio.json"
     clear_outputs(out, (star.name, record.name, *MAP_FILES))
     seconds: dict[str, float] = {}
-    notices = [_DIVIDED if stack.half_sets is None else _HALVES]
+    notices = (_DIVIDED if stack.half_sets is None else _HALVES,)
     if denoised is None:
         made = _denoise(stack, out / "denoised", settings, resume, overwrite, report, seconds)
         denoised = ParticleStack.open(made)
-    company = _Company.of(denoised, stack, settings)
     with timed(seconds, "find orientations"):
-        images = _grey_scale(torch.from_numpy(denoised.images(slice(None)))).to(device)
         try:
-            found, members = _orient(images, company, settings, report)
+            found, members = orient_denoised(
+                denoised,
+                device,
+                representatives=settings.representatives,
+                shifts=settings.shifts,
+                seed=settings.seed,
+                progress=report,
+            )
         except PolariceError as error:
             raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
-        del images
     observed, refined = _refine(stack, found, settings, device, report, seconds)
     field_A, resolution_A = observed.box * observed.pixel_size_A, refined.resolution_A[-1]
-    if resolution_A > field_A / FIRST_RINGS:
-        notices.append(_NO_MAP.format(resolution_A, field_A / FIRST_RINGS))
+    doubtful = resolution_A > field_A / FIRST_RINGS
+    warnings = (_NO_MAP.format(resolution_A, field_A / FIRST_RINGS),) if doubtful else ()
     rotations, centre = refined.poses.rotations, refined.poses.shifts_px.numpy()
     result = AbInitioResult(
         stack.path,
@@ -258,7 +257,8 @@ def abinitio(
         refined.resolution_A,
         members,
         seconds,
-        tuple(notices),
+        notices,
+        warnings,
     )
     angles = matrix_to_euler(rotations.double()).numpy()
     columns = {f"rlnAngle{name}": angles[:, k] for k, name in enumerate(("Rot", "Tilt", "Psi"))}
@@ -366,50 +366,3 @@ def _denoise(
             stack.path, out, settings.denoising, overwrite=overwrite or resume, resume=resume, progress=report
         )
     return star
-
-
-@dataclass(frozen=True)
-class _Company:
-    """Who shows the view of whom, and how one lies upon the other; nobody, if that is not known."""
-
-    rows: NDArray[np.int64]
-    likely: NDArray[np.float32]
-    angles_deg: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, denoised: ParticleStack, stack: ParticleStack, settings: AbInitioSettings) -> _Company | None:
-        path = denoised.path.with_name(NEIGHBOUR_FILE)
-        if not path.is_file() or len(stack) <= settings.representatives:
-            return None
-        with np.load(path, allow_pickle=False) as file:
-            rows, weights, angles = (file[name] for name in ("neighbours", "weights", "angles_deg"))
-            likely = weights * file["probability"] if "probability" in file else weights
-        return cls(rows, likely, angles)
-
-
-def _grey_scale(images: Tensor) -> Tensor:
-    """Images (n, y, x) whose background is zero."""
-    box = images.shape[-1]
-    edge = 1 - soft_disc(box, box / 2 - _EDGE_PX / 2, _EDGE_PX)
-    background = (images * edge).sum((1, 2)) / edge.sum()
-    return images - background[:, None, None]
-
-
-def _orient(
-    images: Tensor, company: _Company | None, settings: AbInitioSettings, report: Progress
-) -> tuple[Orientations, NDArray[np.int64]]:
-    """Orientations of all images, and the rows between which common lines were looked for."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    told: dict[str, Any] = {"shifts": settings.shifts, "progress": report}
-    if company is None:
-        return estimate_orientations(images, generator, **told), np.arange(len(images))
-    members = choose_representatives(company.rows, company.likely, settings.representatives)
-    some = estimate_orientations(images[members.to(images.device)], generator, **told)
-    rows, likely, angles = (
-        torch.from_numpy(part).to(images.device)
-        for part in (company.rows, company.likely, company.angles_deg)
-    )
-    found = extend_orientations(
-        images, members.to(images.device), some.rotations, rows, angles, likely, generator, **told
-    )
-    return found, members.numpy()
