@@ -230,7 +230,7 @@ class _Stack:
             found.rotations,
             found.shifts_px,
             halves,
-            RefineSettings(rounds=self.settings.rounds, search="global"),
+            RefineSettings(rounds=self.settings.rounds, search="global", shifts=self.settings.ctf),
             progress=lambda done, total: report("refine", done, total),
         )
         return {

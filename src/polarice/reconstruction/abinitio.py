@@ -302,7 +302,7 @@ def _refine(
             found.rotations,
             found.shifts_px,
             halves,
-            RefineSettings(rounds=settings.rounds, search="global"),
+            RefineSettings(rounds=settings.rounds, search="global", shifts=settings.shifts),
             progress=lambda done, total: report("refine against half maps", done, total),
         )
     return observed, refined

@@ -39,6 +39,8 @@ __all__ = [
 # How far from the axis a particle's mass lies, as a fraction of the box, for the choice of a grid.
 _REACH = 0.3
 _ORIENTATIONS_AT_ONCE = 1 << 12
+# Points of a grid that may lie on one hill.
+_PER_HILL = 6
 _DAMPING, _EASE = 0.3, 3.0
 # Of the logarithm of the likelihood: poses that differ by less are equally likely.
 _LEAST_GAIN = 0.01
@@ -208,6 +210,7 @@ class OrientationGrid:
     """
 
     def __init__(self, projector: Projector, spacing_deg: float = 7.5, ring: float = math.inf) -> None:
+        self.spacing_deg = spacing_deg
         self.rotations = rotation_grid(spacing_deg)
         self.ring = min(grid_ring(spacing_deg), ring)
         self.frequencies = half_plane(projector.box, self.ring)
@@ -218,17 +221,26 @@ class OrientationGrid:
         # Complex products as real ones.
         self.slices = torch.view_as_real(slices).flatten(1)
 
-    def search(self, spectra: ImageSpectra, *, shift_radius_px: float = 4.0, candidates: int = 4) -> Poses:
-        """The best orientations for each image.
+    def search(
+        self,
+        spectra: ImageSpectra,
+        centres_px: Tensor | None = None,
+        *,
+        shift_radius_px: float = 4.0,
+        candidates: int = 4,
+    ) -> Poses:
+        """The best orientations for each image, each on a hill of its own.
 
         Parameters
         ----------
         spectra : ImageSpectra
             Of ``b`` images, at least up to the grid's ring.
+        centres_px : Tensor, shape (b, 2), optional
+            Where particles are expected; at the centre of the box by default.
         shift_radius_px : float
-            How far from the centre particles may lie.
+            How far from there they may lie.
         candidates : int
-            How many orientations to return; neighbours on the grid may be among them.
+            How many orientations to return; neighbours on the grid are one hill.
 
         Returns
         -------
@@ -236,21 +248,25 @@ class OrientationGrid:
             Of shapes (b, candidates, ...), likeliest first.
         """
         spectra = spectra.up_to(self.ring)
+        if centres_px is None:
+            centres_px = spectra.power.new_zeros(len(spectra), 2)
         shifts = shift_grid(shift_radius_px, spectra.box / 32).to(self.device)
         found: Poses | None = None
         # The images of all shifts below each other.
-        moved = torch.view_as_real((spectra.matched[None] * spectra.waves(shifts)[:, None]).resolve_conj())
+        centred = spectra.matched * spectra.waves(centres_px)
+        moved = torch.view_as_real((centred[None] * spectra.waves(shifts)[:, None]).resolve_conj())
         moved = moved.flatten(2).flatten(0, 1)
         for start in range(0, len(self.rotations), _ORIENTATIONS_AT_ONCE):
             some = slice(start, start + _ORIENTATIONS_AT_ONCE)
             score = (moved @ self.slices[some].T).view(len(shifts), len(spectra), -1)
             best, shift = score.max(0)
             best = best - 0.5 * spectra.power @ self.power[some].T
-            likelihood, place = best.topk(min(candidates, best.shape[1]))
-            new = Poses(self.rotations[some][place], shifts[shift.gather(1, place)], likelihood)
-            found = new if found is None else _likeliest(found, new, candidates)
+            likelihood, place = best.topk(min(_PER_HILL * candidates, best.shape[1]))
+            moves = shifts[shift.gather(1, place)]
+            new = Poses(self.rotations[some][place], centres_px[:, None] + moves, likelihood)
+            found = new if found is None else _likeliest(found, new, _PER_HILL * candidates)
         assert found is not None
-        return found
+        return _apart(found, 1.5 * self.spacing_deg, candidates)
 
 
 def _likeliest(first: Poses, second: Poses, count: int) -> Poses:
@@ -263,7 +279,20 @@ def _likeliest(first: Poses, second: Poses, count: int) -> Poses:
     return Poses(rotations[rows, place], shifts[rows, place], likelihood)
 
 
-def near_search(projector: Projector, spectra: ImageSpectra, start: Poses, step_deg: float) -> Poses:
+def _apart(found: Poses, least_deg: float, count: int) -> Poses:
+    """The likeliest candidates, each far from all that are likelier; if they are too few, others, too."""
+    cosine = (torch.einsum("bkij,blij->bkl", found.rotations, found.rotations) - 1) / 2
+    near = cosine > math.cos(math.radians(least_deg))
+    alone = torch.ones_like(near[..., 0])
+    for place in range(1, alone.shape[1]):
+        alone[:, place] = ~(near[:, place, :place] & alone[:, :place]).any(1)
+    order = (~alone).int().argsort(dim=1, stable=True)[:, :count]
+    return found[torch.arange(len(order), device=order.device)[:, None], order]
+
+
+def near_search(
+    projector: Projector, spectra: ImageSpectra, start: Poses, step_deg: float, *, shifts: bool = True
+) -> Poses:
     """The likeliest of an orientation and its 26 neighbours on a cubic lattice of small rotations.
 
     Detail that the step is too coarse for is not looked at.
@@ -277,13 +306,15 @@ def near_search(projector: Projector, spectra: ImageSpectra, start: Poses, step_
         Of ``b`` images.
     step_deg : float
         Of the lattice.
+    shifts : bool
+        Look around for the particle, too; otherwise it stays where it is.
     """
     spectra = spectra.up_to(2 * grid_ring(step_deg))
     device = spectra.matched.device
     around = torch.cartesian_prod(*[torch.tensor([0.0, 1.0, -1.0], device=device)] * 3)
     near = small_rotations(around * math.radians(step_deg)) @ start.rotations[:, None]
     slices = projector.spectra(spectra.frequencies, near.flatten(0, 1)).view(*near.shape[:2], -1)
-    steps = shift_grid(1.5, 1.0).to(device)
+    steps = shift_grid(1.5 if shifts else 0.0, 1.0).to(device)
     centred = spectra.matched * spectra.waves(start.shifts_px)
     score = ((centred[:, None] * slices.conj()) @ spectra.waves(steps).T).real
     score = score - 0.5 * (slices.abs().square() @ spectra.power[..., None])
@@ -293,7 +324,9 @@ def near_search(projector: Projector, spectra: ImageSpectra, start: Poses, step_
     return Poses(turned, start.shifts_px + step, best)
 
 
-def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: int = 8) -> Poses:
+def climb(
+    projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: int = 8, shifts: bool = True
+) -> Poses:
     """Climb to the likeliest orientation and shift nearby, by Fisher scoring with Levenberg's damping.
 
     A step that does not raise the likelihood is taken back, and tried shorter. Images whose next step
@@ -308,6 +341,8 @@ def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: i
         Of ``b`` images.
     steps : int
         How many, at most.
+    shifts : bool
+        Move the particle, too; otherwise it stays where it is.
     """
     best = Poses(
         start.rotations.clone(),
@@ -315,8 +350,9 @@ def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: i
         torch.full_like(start.log_likelihood, -torch.inf),
     )
     rows = torch.arange(len(spectra), device=spectra.matched.device)
-    gradient = spectra.power.new_zeros(len(spectra), 5)
-    information = spectra.power.new_zeros(len(spectra), 5, 5)
+    ways = 5 if shifts else 3
+    gradient = spectra.power.new_zeros(len(spectra), ways)
+    information = spectra.power.new_zeros(len(spectra), ways, ways)
     damping = spectra.power.new_full((len(spectra),), _DAMPING)
     wave_numbers = (-2 * math.pi / spectra.box) * spectra.frequencies.T
     tried, some = best[rows], spectra
@@ -330,7 +366,7 @@ def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: i
         best.log_likelihood[gained] = score[better]
         if step == steps:
             break
-        slopes = torch.cat([turned, 1j * wave_numbers * slices[:, None]], 1)
+        slopes = torch.cat([turned, 1j * wave_numbers * slices[:, None]], 1) if shifts else turned
         slope = torch.view_as_real(slopes[better]).flatten(2)
         power = some.power[better]
         residual = torch.view_as_real(centred[better] - power * slices[better]).flatten(1)
@@ -348,10 +384,10 @@ def climb(projector: Projector, spectra: ImageSpectra, start: Poses, *, steps: i
         if not going.all():
             rows, move, some = rows[going], move[going], some[going]
         turn = move[:, :3] * (_LONGEST_TURN / move[:, :3].norm(dim=1, keepdim=True)).clamp(max=1)
-        shift = move[:, 3:] * (_LONGEST_SHIFT / move[:, 3:].norm(dim=1, keepdim=True)).clamp(max=1)
-        tried = Poses(
-            small_rotations(turn) @ best.rotations[rows],
-            best.shifts_px[rows] + shift,
-            best.log_likelihood[rows],
-        )
+        place = best.shifts_px[rows]
+        if shifts:
+            place = place + move[:, 3:] * (_LONGEST_SHIFT / move[:, 3:].norm(dim=1, keepdim=True)).clamp(
+                max=1
+            )
+        tried = Poses(small_rotations(turn) @ best.rotations[rows], place, best.log_likelihood[rows])
     return best

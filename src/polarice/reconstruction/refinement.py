@@ -26,6 +26,8 @@ from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
 __all__ = ["FIRST_RINGS", "RefineSettings", "Refined", "refine_orientations"]
 
 _BATCH = 128
+# How much finer than the first the other global searches are. The first has a map that is known to few rings.
+_FINER = 2 / 3
 # Cycles per box up to which images are compared whatever half maps say.
 FIRST_RINGS = 8
 
@@ -41,11 +43,14 @@ class RefineSettings:
     search : {"local", "global"}
         Where the first rounds look: near the orientations that are given, or everywhere.
     global_rounds : int
-        How many rounds look everywhere, with a global search.
+        How many rounds look everywhere, with a global search; all but the first on a finer grid.
     spacing_deg : float
-        Of the grid of a global search, and the step of the first local one.
+        Of the grid of the first global search, and the step of the first local one.
+    shifts : bool
+        Improve shifts, too; otherwise they stay as they are given.
     shift_radius_px : float
-        How far from the centre a global search looks for particles.
+        How far from there the first global search looks for particles; the others half as far from where
+        they were found.
     symmetry : str
         Point group of the specimen, ``C1`` for none.
     """
@@ -54,6 +59,7 @@ class RefineSettings:
     search: Literal["local", "global"] = "local"
     global_rounds: int = 2
     spacing_deg: float = 7.5
+    shifts: bool = True
     shift_radius_px: float = 4.0
     symmetry: str = "C1"
 
@@ -130,16 +136,17 @@ def refine_orientations(
             break
         ring = max(source.box * source.pixel_size_A / resolutions[-1], FIRST_RINGS)
         everywhere = settings.search == "global" and number < settings.global_rounds
+        spacing = settings.spacing_deg * (_FINER if number else 1)
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
             projector = Projector(reference)
-            grid = OrientationGrid(projector, settings.spacing_deg, ring) if everywhere else None
+            grid = OrientationGrid(projector, spacing, ring) if everywhere else None
             for start in range(0, len(rows), _BATCH):
                 some = rows[start : start + _BATCH]
                 spectra = ImageSpectra.of(source.read(some), ring)
                 index = torch.from_numpy(some)
                 begin = _on(poses[index], source.device)
-                found = _search(projector, spectra, begin, settings, grid, near=number == 0)
+                found = _search(projector, spectra, begin, settings, grid, first=number == 0)
                 poses.rotations[index] = found.rotations.cpu()
                 poses.shifts_px[index] = found.shifts_px.cpu()
                 poses.log_likelihood[index] = found.log_likelihood.cpu()
@@ -155,14 +162,15 @@ def _search(
     begin: Poses,
     settings: RefineSettings,
     grid: OrientationGrid | None,
-    near: bool,
+    first: bool,
 ) -> Poses:
     """The likeliest poses of a batch: uphill from where it begins, or from anywhere if that is higher."""
     if grid is not None:
-        found = grid.search(spectra, shift_radius_px=settings.shift_radius_px)
+        radius = settings.shift_radius_px * settings.shifts / (1 if first else 2)
+        found = grid.search(spectra, begin.shifts_px, shift_radius_px=radius)
         coarse = spectra.up_to(2 * grid.ring)
         starts = [begin, *(found[:, k] for k in range(found.log_likelihood.shape[1]))]
-        hills = [climb(projector, coarse, start, steps=4) for start in starts]
+        hills = [climb(projector, coarse, start, steps=4, shifts=settings.shifts) for start in starts]
         highest = torch.stack([hill.log_likelihood for hill in hills], 1).argmax(1)
         rows = torch.arange(len(highest), device=highest.device)
         begin = Poses(
@@ -170,9 +178,9 @@ def _search(
             torch.stack([hill.shifts_px for hill in hills], 1)[rows, highest],
             torch.stack([hill.log_likelihood for hill in hills], 1)[rows, highest],
         )
-    elif near:
-        begin = near_search(projector, spectra, begin, settings.spacing_deg)
-    return climb(projector, spectra, begin)
+    elif first:
+        begin = near_search(projector, spectra, begin, settings.spacing_deg, shifts=settings.shifts)
+    return climb(projector, spectra, begin, shifts=settings.shifts)
 
 
 def _on(poses: Poses, device: torch.device) -> Poses:
