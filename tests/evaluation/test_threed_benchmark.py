@@ -33,7 +33,7 @@ def test_rows(bank_file: Path, joint_weights: Path, tmp_path: Path) -> None:
         names=("one",),
         snr=(4.0,),
         particles=40,
-        methods=("truth", "sets", "noisy"),
+        methods=("truth", "true-map", "sets", "noisy"),
         model=str(joint_weights),
         representatives=40,
         rounds=0,
@@ -45,8 +45,10 @@ def test_rows(bank_file: Path, joint_weights: Path, tmp_path: Path) -> None:
     )
     assert json.loads((tmp_path / "threed.json").read_text())["rows"] == figures["rows"]
     assert (tmp_path / "threed.md").read_text() == threed_table(figures)
-    truth, *others, noisy = figures["rows"]
+    truth, true_map, *others, noisy = figures["rows"]
     assert truth["method"] == "true orientations"
+    # Who knows the map finds the way in it.
+    assert true_map["mean_deg"] < 5
     # With images this clean common lines need no denoising; a network with random weights spoils them.
     assert noisy["lines_mean_deg"] < 10
     # Without rounds of refinement these are the orientations of the maps.

@@ -1,4 +1,6 @@
+import itertools
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -127,6 +129,42 @@ def test_global_search_needs_no_start(molecule: Volume, generator: torch.Generat
     best = climb(projector, spectra, found[:, 0])
     assert (angles_deg(best.rotations, rotations) < 5).float().mean() > 0.8
     assert (best.shifts_px - shifts).norm(dim=1).median() < 0.3
+
+
+def test_candidates_are_hills_of_their_own(molecule: Volume, generator: torch.Generator) -> None:
+    """Far from each other, and the likeliest of all the grid first; particles may lie off the centre."""
+    rotations, shifts = random_rotations(6, generator), torch.tensor([[5.0, -4.0]]).expand(6, 2)
+    spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 2.0, generator, ctf=False), 15)
+    projector = Projector(molecule)
+    grid = OrientationGrid(projector, 15.0)
+    found = grid.search(spectra, shifts, shift_radius_px=0.0)
+    torch.testing.assert_close(found.shifts_px, shifts[:, None].expand(-1, 4, -1))
+    for one in found.rotations:
+        apart = torch.stack([angles_deg(first, second) for first, second in itertools.combinations(one, 2)])
+        assert apart.min() > 22.5
+    here = spectra.up_to(grid.ring)
+    for row in range(6):
+        every = Poses(
+            grid.rotations, shifts[:1].expand(len(grid.rotations), 2), torch.zeros(len(grid.rotations))
+        )
+        same = here[torch.full((len(grid.rotations),), row)]
+        likelihood = climb(projector, same, every, steps=0).log_likelihood
+        torch.testing.assert_close(found.log_likelihood[row, 0], likelihood.max(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("search", ["local", "global"])
+def test_shifts_that_are_known_stay(
+    search: Literal["local", "global"], molecule: Volume, generator: torch.Generator
+) -> None:
+    rotations, shifts = random_rotations(60, generator), torch.randn(60, 2, generator=generator)
+    seen = observe(molecule, rotations, shifts, 1.0, generator, ctf=False)
+    start, halves = turned(rotations, 10.0, generator), (np.arange(60) % 2 + 1).astype(np.int8)
+    settings = RefineSettings(rounds=2, search=search, spacing_deg=15.0, shifts=False)
+    found = refine_orientations(
+        ObservedImages(seen, molecule.pixel_size_A), start, shifts, halves, settings
+    ).poses
+    assert torch.equal(found.shifts_px, shifts)
+    assert angles_deg(found.rotations, rotations).median() < 0.7 * angles_deg(start, rotations).median()
 
 
 def test_refinement_improves_orientations(molecule: Volume, generator: torch.Generator) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..conventions import random_rotations
 from ..denoising import DenoiseSettings, denoise_stack
 from ..devices import resolve_device
 from ..errors import PolariceError
@@ -23,11 +24,13 @@ from ..particles import ParticleStack, read_star, write_star
 from ..reconstruction import (
     AbInitioSettings,
     ObservedStack,
+    Poses,
     RefineSettings,
     abinitio,
+    match_projections,
     refine_orientations,
 )
-from ..simulation import StructureBank, cluster_views, simulate
+from ..simulation import StructureBank, Volume, cluster_views, simulate
 from ..stacks import Progress, labelled
 from .truth import Truth
 
@@ -35,9 +38,10 @@ __all__ = ["THREED_METHODS", "ThreedBenchmarkSettings", "benchmark_threed", "thr
 
 _SET = 8
 _SETS = "rlnClassNumber"
-THREED_METHODS = ("truth", "own", "sets", "unet-64", "dncnn-64", "noisy")
+THREED_METHODS = ("truth", "true-map", "own", "sets", "unet-64", "dncnn-64", "noisy")
 _NAMES = {
     "truth": "true orientations",
+    "true-map": "true map, searched everywhere",
     "own": "{model}, own neighbours",
     "sets": "{model}, true sets of 8",
     "noisy": "no denoising",
@@ -191,6 +195,8 @@ class _Stack:
         start = time.perf_counter()
         if method == "truth":
             figures = self._map(self._observed(), self.truth.rotations, self.truth.shifts_px)
+        elif method == "true-map":
+            figures = self._true_map(report)
         elif method == "noisy":
             figures = self._noisy(report)
         else:
@@ -213,6 +219,28 @@ class _Stack:
             "fsc_half_A": compared.fsc.resolution_A(0.5),
             "fsc_143_A": compared.fsc.resolution_A(0.143),
             "half_maps_A": compared.maps.comparison.resolution_A(),
+        }
+
+    def _true_map(self, report: Progress) -> dict[str, Any]:
+        """The likeliest orientations for somebody who knows the map, in its grey scale, but no pose."""
+        observed, truth, count = self._observed(), self.truth, len(self.truth.rotations)
+        halves = observed.stack.half_sets
+        assert halves is not None
+        compared = truth.compare(observed, truth.rotations, truth.shifts_px, halves)
+        density = truth.volume.density.to(self.device)
+        scale = (compared.maps.whole * density).sum() / density.square().sum()
+        anywhere = random_rotations(count, torch.Generator().manual_seed(0))
+        poses = Poses(anywhere, torch.zeros(count, 2), torch.zeros(count))
+        settings = RefineSettings(search="global", shifts=self.settings.ctf)
+        true, done = Volume(scale * density, truth.volume.pixel_size_A), 0
+        # A second round looks closer.
+        for index, found in match_projections(observed, np.arange(count), poses, true, settings, number=1):
+            poses.rotations[index], poses.shifts_px[index] = found.rotations.cpu(), found.shifts_px.cpu()
+            done += len(index)
+            report("search", done, count)
+        return {
+            **self._errors("", poses.rotations),
+            **self._map(observed, poses.rotations, poses.shifts_px),
         }
 
     def _noisy(self, report: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .poses import (
     rotation_grid,
     small_rotations,
 )
-from .refinement import Refined, RefineSettings, refine_orientations
+from .refinement import Refined, RefineSettings, match_projections, refine_orientations
 from .settings import ReconstructSettings
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "fsc_tables",
     "gather_half",
     "low_pass",
+    "match_projections",
     "near_search",
     "randomise_phases",
     "read_mask",

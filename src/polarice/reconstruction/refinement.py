@@ -7,7 +7,8 @@ Methods 9, 853).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from .halves import HalfMaps, solve_halves
 from .observed import ImageSource, gather_half
 from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
 
-__all__ = ["FIRST_RINGS", "RefineSettings", "Refined", "refine_orientations"]
+__all__ = ["FIRST_RINGS", "RefineSettings", "Refined", "match_projections", "refine_orientations"]
 
 _BATCH = 128
 # How much finer than the first the other global searches are. The first has a map that is known to few rings.
@@ -135,25 +136,62 @@ def refine_orientations(
         if number == settings.rounds:
             break
         ring = max(source.box * source.pixel_size_A / resolutions[-1], FIRST_RINGS)
-        everywhere = settings.search == "global" and number < settings.global_rounds
-        spacing = settings.spacing_deg * (_FINER if number else 1)
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
-            projector = Projector(reference)
-            grid = OrientationGrid(projector, spacing, ring) if everywhere else None
-            for start in range(0, len(rows), _BATCH):
-                some = rows[start : start + _BATCH]
-                spectra = ImageSpectra.of(source.read(some), ring)
-                index = torch.from_numpy(some)
-                begin = _on(poses[index], source.device)
-                found = _search(projector, spectra, begin, settings, grid, first=number == 0)
-                poses.rotations[index] = found.rotations.cpu()
-                poses.shifts_px[index] = found.shifts_px.cpu()
-                poses.log_likelihood[index] = found.log_likelihood.cpu()
+            for some, found in match_projections(
+                source, rows, poses, reference, settings, ring=ring, number=number
+            ):
+                poses.rotations[some] = found.rotations.cpu()
+                poses.shifts_px[some] = found.shifts_px.cpu()
+                poses.log_likelihood[some] = found.log_likelihood.cpu()
                 done += len(some)
                 if progress is not None:
                     progress(done, settings.rounds * count)
     return Refined(poses, maps, tuple(resolutions))
+
+
+def match_projections(
+    source: ImageSource,
+    rows: NDArray[np.int64],
+    poses: Poses,
+    reference: Volume,
+    settings: RefineSettings,
+    *,
+    ring: float = math.inf,
+    number: int = 0,
+) -> Iterator[tuple[Tensor, Poses]]:
+    """The likeliest poses of particles against a map, batch by batch.
+
+    Parameters
+    ----------
+    source : ImageSource
+    rows : ndarray of int
+        Particles to look at.
+    poses : Poses
+        Of all particles, to begin with.
+    reference : Volume
+    settings : RefineSettings
+    ring : float
+        Cycles per box up to which images are compared with the map.
+    number : int
+        Of the round, from which it follows where is looked.
+
+    Yields
+    ------
+    index : Tensor of int, shape (b,)
+        Particles of a batch.
+    found : Poses
+        Of these, on the device of the source.
+    """
+    everywhere = settings.search == "global" and number < settings.global_rounds
+    spacing = settings.spacing_deg * (_FINER if number else 1)
+    projector = Projector(reference)
+    grid = OrientationGrid(projector, spacing, ring) if everywhere else None
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        spectra, index = ImageSpectra.of(source.read(some), ring), torch.from_numpy(some)
+        begin = _on(poses[index], source.device)
+        yield index, _search(projector, spectra, begin, settings, grid, first=number == 0)
 
 
 def _search(
