@@ -25,6 +25,11 @@ __all__ = ["AMOUNT", "Observation", "unexplained"]
 
 # Standard deviation of the noise that is added, in units of what is there: the denoiser sees 0.8 of the SNR.
 AMOUNT = 0.5
+# How large the error may be where nothing is seen, as a fraction of the image there.
+_ERROR_THERE = 0.5
+# How much more than its square a change counts there: one that has something to do with the error that was
+# there adds at most 1 + 1 / c squares and the share c of that error, for any c. So c is a quarter.
+_SQUARES = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,20 @@ class Observation:
         """Weighted inner products (...) of images (..., y, x), per pixel."""
         return (filter_images(first, self.weight) * second).mean((-2, -1))
 
-    def drift(self, change: Tensor) -> Tensor:
-        """Weighted squares (...) of changes (..., y, x) where nothing is seen, per pixel."""
-        masked = change * self.mask
-        return (filter_images(masked, self.unseen) * masked).mean((-2, -1))
+    def drift(self, old: Tensor, new: Tensor) -> Tensor:
+        """What changes (..., n, y, x) of n images may add to squared errors where nothing is seen, per pixel.
+
+        A change adds its square, and twice its product with the error that was there, which nobody knows. For
+        the part that all images share, their grey scale, it is taken to be as bad as it may be: an error of a
+        part of what is there, where the change points. For the rest it adds to the square.
+        """
+
+        def product(first: Tensor, second: Tensor) -> Tensor:
+            return (filter_images(first * self.mask, self.unseen) * second * self.mask).mean((-2, -1))
+
+        change = new - old
+        shared = product(old, change).mean(-1, keepdim=True).abs()
+        return _SQUARES * product(change, change) + 2 * _ERROR_THERE * shared
 
 
 def unexplained(
@@ -118,5 +133,5 @@ def unexplained(
         if before is not None:
             with torch.no_grad():
                 old = before(noisy)
-            total = total + observation.drift(denoised - old) / 2
+            total = total + observation.drift(old, denoised) / 2
     return total
