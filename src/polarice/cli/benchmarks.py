@@ -164,7 +164,9 @@ def threed(
     ctf: Annotated[bool, Parameter(help="With CTFs, and shifts of up to 3 pixels.")] = False,
     methods: Annotated[
         list[str] | None,
-        Parameter(help="Of truth, own, sets, unet-64, dncnn-64, noisy; all by default.", negative=""),
+        Parameter(
+            help="Of truth, true-map, own, sets, unet-64, dncnn-64, noisy; all by default.", negative=""
+        ),
     ] = None,
     representatives: Annotated[int, Parameter(help="See `polarice abinitio`.")] = 500,
     rounds: Annotated[int, Parameter(help="See `polarice abinitio`.")] = 3,

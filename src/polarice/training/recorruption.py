@@ -25,11 +25,8 @@ __all__ = ["AMOUNT", "Observation", "unexplained"]
 
 # Standard deviation of the noise that is added, in units of what is there: the denoiser sees 0.8 of the SNR.
 AMOUNT = 0.5
-# How large the error may be where nothing is seen, as a fraction of the image there.
-_ERROR_THERE = 0.5
-# How much more than its square a change counts there: one that has something to do with the error that was
-# there adds at most 1 + 1 / c squares and the share c of that error, for any c. So c is a quarter.
-_SQUARES = 5.0
+# How much more than its square a change counts where nothing is seen, and one of the grey scale.
+_SQUARES, _SQUARES_OF_SCALE = 5.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -75,17 +72,20 @@ class Observation:
     def drift(self, old: Tensor, new: Tensor) -> Tensor:
         """What changes (..., n, y, x) of n images may add to squared errors where nothing is seen, per pixel.
 
-        A change adds its square, and twice its product with the error that was there, which nobody knows. For
-        the part that all images share, their grey scale, it is taken to be as bad as it may be: an error of a
-        part of what is there, where the change points. For the rest it adds to the square.
+        A change adds its square, and twice its product with the error that was there, which nobody knows.
+        Twice a product is at most 1 / c of one square and c of the other, for any c: so a change counts some
+        squares, and adds at most a small share of that error beyond. What has most likely to do with an error
+        is what all images share, a change of their grey scale: it counts more.
         """
 
         def product(first: Tensor, second: Tensor) -> Tensor:
             return (filter_images(first * self.mask, self.unseen) * second * self.mask).mean((-2, -1))
 
         change = new - old
-        shared = product(old, change).mean(-1, keepdim=True).abs()
-        return _SQUARES * product(change, change) + 2 * _ERROR_THERE * shared
+        there, along = (product(old, image).mean(-1, keepdim=True) for image in (old, change))
+        return _SQUARES * product(change, change) + _SQUARES_OF_SCALE * along.square() / there.clamp_min(
+            1e-30
+        )
 
 
 def unexplained(
