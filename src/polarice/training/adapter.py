@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -37,6 +38,10 @@ _SAMPLE = 2048
 _LEAST_PASSED = 0.1
 # Checks in a row that may bring nothing better.
 _PATIENCE = 3
+# How much more than its square a change counts while it is learned where nothing is seen. There its square is
+# what a change adds to the error if it has nothing to do with the error that was there; one that has may add
+# more: at most 1 + 1 / c squares and the share c of the error that was there, for any c. So c is a quarter.
+_ANCHOR = 5.0
 # Of a network that has gone astray.
 _WORST = 1e6
 # Draws of noise by which a set of judges judges: fewer would let the noise decide.
@@ -120,6 +125,7 @@ class Adapter:
         self.division, self.settings, self.identity = division, settings, identity
         with timed(prepared.seconds, "measure the noise"):
             self.observation, self.signal = self._measure()
+        self.anchored = replace(self.observation, unseen=_ANCHOR * self.observation.unseen)
         network.requires_grad_(False)
         self.parameters = list(_adapted(network))
         for parameter in self.parameters:
@@ -206,6 +212,7 @@ class Adapter:
         network: nn.Module,
         members: NDArray[np.int64],
         generator: torch.Generator,
+        observation: Observation,
     ) -> Tensor:
         """Estimated relative squared error of a set."""
         images, ctf = self.prepared.seen(members)
@@ -220,7 +227,7 @@ class Adapter:
             return denoise
 
         before = None if network is self.start else by(self.start)
-        error = unexplained(by(network), images[None], told, white[None], self.observation, before=before)
+        error = unexplained(by(network), images[None], told, white[None], observation, before=before)
         return 1 + error.mean() / self.signal
 
     @torch.no_grad()
@@ -230,7 +237,11 @@ class Adapter:
             float(
                 np.mean(
                     [
-                        float(self._error(network, some, self._generator(_JUDGES, index, draw)))
+                        float(
+                            self._error(
+                                network, some, self._generator(_JUDGES, index, draw), self.observation
+                            )
+                        )
                         for draw in range(_DRAWS)
                     ]
                 )
@@ -250,7 +261,7 @@ class Adapter:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(self.step)
         noise = self._generator(_NOISE, self.step)
-        error = self._error(self.network, self._set(self.step), noise)
+        error = self._error(self.network, self._set(self.step), noise, self.anchored)
         self.optimiser.zero_grad()
         error.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)

@@ -25,8 +25,6 @@ __all__ = ["AMOUNT", "Observation", "unexplained"]
 
 # Standard deviation of the noise that is added, in units of what is there: the denoiser sees 0.8 of the SNR.
 AMOUNT = 0.5
-# How much more than its square a change counts where nothing is seen, and one of the grey scale.
-_SQUARES, _SQUARES_OF_SCALE = 5.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -69,23 +67,10 @@ class Observation:
         """Weighted inner products (...) of images (..., y, x), per pixel."""
         return (filter_images(first, self.weight) * second).mean((-2, -1))
 
-    def drift(self, old: Tensor, new: Tensor) -> Tensor:
-        """What changes (..., n, y, x) of n images may add to squared errors where nothing is seen, per pixel.
-
-        A change adds its square, and twice its product with the error that was there, which nobody knows.
-        Twice a product is at most 1 / c of one square and c of the other, for any c: so a change counts some
-        squares, and adds at most a small share of that error beyond. What has most likely to do with an error
-        is what all images share, a change of their grey scale: it counts more.
-        """
-
-        def product(first: Tensor, second: Tensor) -> Tensor:
-            return (filter_images(first * self.mask, self.unseen) * second * self.mask).mean((-2, -1))
-
-        change = new - old
-        there, along = (product(old, image).mean(-1, keepdim=True) for image in (old, change))
-        return _SQUARES * product(change, change) + _SQUARES_OF_SCALE * along.square() / there.clamp_min(
-            1e-30
-        )
+    def drift(self, change: Tensor) -> Tensor:
+        """Weighted squares (...) of changes (..., y, x) where nothing is seen, per pixel."""
+        masked = change * self.mask
+        return (filter_images(masked, self.unseen) * masked).mean((-2, -1))
 
 
 def unexplained(
@@ -133,5 +118,5 @@ def unexplained(
         if before is not None:
             with torch.no_grad():
                 old = before(noisy)
-            total = total + observation.drift(old, denoised) / 2
+            total = total + observation.drift(denoised - old) / 2
     return total
