@@ -112,6 +112,7 @@ def adapted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapter, "_CHECK_EVERY", 2)
         patch.setattr("polarice.training.adaptation._SIGNIFICANCE", 1.1)
+        patch.setattr("polarice.training.adaptation._LEAST_GAIN", -math.inf)
         result = adapt(stack.particles, out, settings)
     assert result.finished
     assert result.better
@@ -180,6 +181,7 @@ def test_an_interruption_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("polarice.training.adaptation._SIGNIFICANCE", 1.1)
+    monkeypatch.setattr("polarice.training.adaptation._LEAST_GAIN", -math.inf)
 
     def interrupt(stage: str, done: int, total: int) -> None:
         if stage == "learn" and done == 3:

@@ -55,6 +55,8 @@ __all__ = ["AdaptResult", "AdaptSettings", "adapt"]
 _FEWEST = 128
 # An adaptation is kept if chance would look so good this rarely.
 _SIGNIFICANCE = 0.025
+# Of the signal's power. An estimate that is lower by less may owe it to what it cannot see.
+_LEAST_GAIN = 0.005
 _FILES = ("adapted.safetensors", "adapt.json", "curves.png", NEIGHBOUR_FILE, CHECKPOINT)
 
 
@@ -207,7 +209,7 @@ def adapt(
             adapter.load(out / CHECKPOINT)
         finished = adapter.run(out / CHECKPOINT, max_minutes)
     best = adapter.best
-    better = best is not None and _by_chance(best) < _SIGNIFICANCE
+    better = best is not None and best.difference < -_LEAST_GAIN and _by_chance(best) < _SIGNIFICANCE
     network.load_state_dict(adapter.weights if better else adapter.shipped)
     figures = _figures(adapter, stack, settings, better)
     card = ModelCard(card.architecture, card.config, card.recipe, {**card.figures, **figures})
@@ -319,7 +321,8 @@ def _notices(
 ) -> Iterator[str]:
     if not better:
         yield (
-            "The adaptation has not lowered the error of held-out particles beyond chance: "
+            "The adaptation has not lowered the error of held-out particles beyond chance, and by half a per cent "
+            "of the signal at least: "
             "adapted.safetensors holds the weights that it began with."
         )
     if not finished:
