@@ -99,8 +99,8 @@ class AdaptResult:
     preprocessor : Preprocessor
     found : StackScan
     better : bool
-        Whether the adaptation has lowered the error of held-out particles beyond chance; if not, the weights
-        are those that it began with.
+        Whether the adaptation has lowered the error of held-out particles beyond chance, and enough to
+        matter; if not, the weights are those that it began with.
     finished : bool
         False if time ran out: there is a checkpoint to go on from.
     held_out : ndarray of bool, shape (n,)
@@ -321,9 +321,8 @@ def _notices(
 ) -> Iterator[str]:
     if not better:
         yield (
-            "The adaptation has not lowered the error of held-out particles beyond chance, and by half a per cent "
-            "of the signal at least: "
-            "adapted.safetensors holds the weights that it began with."
+            "The adaptation has not lowered the error of held-out particles beyond chance, and by half a per "
+            "cent of the signal: adapted.safetensors holds the weights that it began with."
         )
     if not finished:
         yield "Time ran out: go on with --resume."
