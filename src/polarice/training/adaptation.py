@@ -56,7 +56,7 @@ _FEWEST = 128
 # An adaptation is kept if chance would look so good this rarely.
 _SIGNIFICANCE = 0.025
 # Of the signal's power. An estimate that is lower by less may owe it to what it cannot see.
-_LEAST_GAIN = 0.005
+_LEAST_GAIN = 0.003
 _FILES = ("adapted.safetensors", "adapt.json", "curves.png", NEIGHBOUR_FILE, CHECKPOINT)
 
 
@@ -321,8 +321,8 @@ def _notices(
 ) -> Iterator[str]:
     if not better:
         yield (
-            "The adaptation has not lowered the error of held-out particles beyond chance, and by half a per "
-            "cent of the signal: adapted.safetensors holds the weights that it began with."
+            "The adaptation has not lowered the error of held-out particles beyond chance, and by 0.3 % of "
+            "the signal: adapted.safetensors holds the weights that it began with."
         )
     if not finished:
         yield "Time ran out: go on with --resume."
