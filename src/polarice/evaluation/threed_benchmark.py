@@ -231,9 +231,9 @@ class _Stack:
         scale = (compared.maps.whole * density).sum() / density.square().sum()
         anywhere = random_rotations(count, torch.Generator().manual_seed(0))
         poses = Poses(anywhere, torch.zeros(count, 2), torch.zeros(count))
-        settings = RefineSettings(search="global", shifts=self.settings.ctf)
+        # A second round looks closer, and half as far.
+        settings = RefineSettings(search="global", shifts=self.settings.ctf, shift_radius_px=8.0)
         true, done = Volume(scale * density, truth.volume.pixel_size_A), 0
-        # A second round looks closer.
         for index, found in match_projections(observed, np.arange(count), poses, true, settings, number=1):
             poses.rotations[index], poses.shifts_px[index] = found.rotations.cpu(), found.shifts_px.cpu()
             done += len(index)
