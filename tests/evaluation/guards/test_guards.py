@@ -198,7 +198,7 @@ def test_too_few_particles(example_stack: SimulationResult, jointly: GuardSettin
 @pytest.mark.skipif("unet-64" not in shipped_models(), reason="needs shipped weights")
 def test_shipped_weights_pass(tmp_path: Path) -> None:
     """A single-image network, for its speed, on particles of the example."""
-    stack = simulate(example_structure(), tmp_path / "in", particles=80, snr=0.5, ctf=True).particles
+    stack = simulate(example_structure(), tmp_path / "in", particles=80, snr=0.3, ctf=True).particles
     settings = GuardSettings(denoising=DenoiseSettings(model="unet-64", device="cpu"), particles=80)
     result = guard_stack(stack, tmp_path / "out", settings)
     verdicts = {one.guard: one for one in result.verdicts}
