@@ -21,8 +21,6 @@ from ..imaging import filter_images
 __all__ = ["measure_gain"]
 
 _STEP = 0.1
-# Squared CTFs below this are hardly worth to be divided by.
-_LEAST_PASSED = 0.1
 
 
 @torch.inference_mode()
@@ -58,11 +56,8 @@ def measure_gain(
     change = torch.randn(images.shape, generator=generator).to(images) * mask
     prediction = predict(images)
     answer = (predict(images + _STEP * change) - prediction) / _STEP
-    # Squared errors count as in images without CTFs, but for where next to nothing is seen.
-    weight = 1 / (transfer.square().mean(0) + _LEAST_PASSED)
-    weighted = filter_images(prediction, weight)
-    fit = ((images * weighted).sum((1, 2)) - (change * filter_images(answer, weight)).sum((1, 2))).double()
-    energy = (prediction * weighted).sum((1, 2)).double()
+    fit = ((images * prediction).sum((1, 2)) - (change * answer).sum((1, 2))).double()
+    energy = prediction.square().sum((1, 2)).double()
     gain = float(fit.sum() / energy.sum().clamp_min(1e-12))
     if len(fit) < 2:
         return gain, math.inf
