@@ -152,6 +152,9 @@ def test_a_run_leaves_weights_that_denoise(
     )
     assert np.isfinite(ParticleStack.open(result.star).images(slice(None))).all()
     assert any("half set" in notice and "adapted" in notice for notice in result.notices)
+    # The grey scale is learned: it is neither measured nor said to be uncertain.
+    assert (result.gains == 1).all()
+    assert not any("grey scale" in notice for notice in result.notices)
 
 
 def test_the_first_look_and_with_it_the_neighbours_stay(

@@ -154,7 +154,9 @@ def _denoise(
         if not resume:
             shutil.rmtree(unfinished, ignore_errors=True)
     team.wait()
-    runner = StackRun(prepared)
+    # Adapted weights have learned the grey scale, with errors that count as in images without CTFs.
+    adapted = card.figures.get("adapted_steps", 0) > 0
+    runner = StackRun(prepared, scaled=not adapted)
     if device.type == "cpu":
         keep_freed_memory()
     identity = run_identity(stack, prepared.found, settings, network)
@@ -170,7 +172,7 @@ def _denoise(
     joint = made if isinstance(made, JointRun) else None
     if joint is not None and not joint.informed:
         notices.append(GUESSES)
-    if bool((made.gains == 1).any()):
+    if not adapted and bool((made.gains == 1).any()):
         why = "is too uncertain" if preprocessor.ctf_known else "needs a CTF"
         notices.append(
             f"The grey scale was not measured, because that {why}: "

@@ -103,9 +103,17 @@ class _Company(NamedTuple):
 
 @dataclass(frozen=True)
 class StackRun:
-    """One pass of a network over a stack."""
+    """One pass of a network over a stack.
+
+    Attributes
+    ----------
+    prepared : PreparedStack
+    scaled : bool
+        Whether the network's images are brought to the data's grey scale, where the CTF is known.
+    """
 
     prepared: PreparedStack
+    scaled: bool = True
 
     def gain(self, denoise: Callable[[Tensor, Tensor], Tensor], rows: NDArray[np.int64]) -> float:
         """Grey scale of the denoised images, measured on some rows; 1 where that is too uncertain."""
@@ -134,7 +142,7 @@ class StackRun:
         """Denoise every image alone."""
         halves = self.prepared.halves
         gains = np.ones(len(halves), np.float32)
-        if self.prepared.preprocessor.ctf_known:
+        if self.scaled and self.prepared.preprocessor.ctf_known:
             for half in np.unique(halves):
                 members = np.flatnonzero(halves == half)
                 sample = members[:: max(1, len(members) // _SAMPLE)][:_SAMPLE]
@@ -282,7 +290,7 @@ class StackRun:
         """Gain of each particle, measured for each half set on some particles and their neighbours."""
         halves = self.prepared.halves
         gains = np.ones(len(halves), np.float32)
-        if not self.prepared.preprocessor.ctf_known:
+        if not (self.scaled and self.prepared.preprocessor.ctf_known):
             return gains
         partners = neighbours[:, :_LARGEST_SET]
         size = partners.shape[1] + 1

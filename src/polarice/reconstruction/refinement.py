@@ -204,7 +204,7 @@ def _search(
 ) -> Poses:
     """The likeliest poses of a batch: uphill from where it begins, or from anywhere if that is higher."""
     if grid is not None:
-        radius = settings.shift_radius_px * settings.shifts / (1 if first else 2)
+        radius = settings.shift_radius_px / (1 if first else 2) if settings.shifts else 0.0
         found = grid.search(spectra, begin.shifts_px, shift_radius_px=radius)
         coarse = spectra.up_to(2 * grid.ring)
         starts = [begin, *(found[:, k] for k in range(found.log_likelihood.shape[1]))]
