@@ -66,10 +66,11 @@ def compare_clean(arguments: argparse.Namespace, bank: StructureBank) -> None:
     """Projections without noise."""
     print("| structure | images | method | mean | median | CPU s |\n|---|---|---|---|---|---|")
     for name in arguments.names:
+        molecule = bank[bank.index(name)].centred()
         for count in arguments.particles:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)
-                made = simulate(bank[bank.index(name)], folder / "sim", particles=count, box=BOX)
+                made = simulate(molecule, folder / "sim", particles=count, box=BOX)
                 stack = ParticleStack.open(made.clean)
                 true = stack.rotations()
                 assert true is not None
@@ -124,11 +125,12 @@ def aspire_chain(arguments: argparse.Namespace, bank: StructureBank) -> None:
         raise SystemExit("give --aspire-python")
     print("| structure | images | SNR | ASPIRE | oriented | mean | median | CPU s |\n|" + "---|" * 8)
     for name in arguments.names:
+        molecule = bank[bank.index(name)].centred()
         for snr in arguments.snr:
             for denoiser in ("class-average", "cwf"):
                 with tempfile.TemporaryDirectory() as temporary:
                     folder, count = Path(temporary), arguments.particles[0]
-                    made = simulate(bank[bank.index(name)], folder / "sim", particles=count, box=BOX, snr=snr)
+                    made = simulate(molecule, folder / "sim", particles=count, box=BOX, snr=snr)
                     stack, path = made.particles.with_suffix(".mrcs"), folder / "aspire.npy"
                     told = ["chain", "--denoiser", denoiser, "--images", str(arguments.oriented)]
                     seconds = ask_aspire(arguments.aspire_python, stack, path, told)

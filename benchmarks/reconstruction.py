@@ -144,7 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     bank = StructureBank.load(arguments.bank)
-    structure, count = bank[bank.index(arguments.name)], arguments.particles
+    structure, count = bank[bank.index(arguments.name)].centred(), arguments.particles
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         plain = simulate(structure, folder / "plain", particles=count, box=BOX, snr=arguments.snr)

@@ -177,8 +177,9 @@ class _Stack:
     ) -> None:
         self.settings, self.folder = settings, folder
         self.device = resolve_device(settings.device)
+        # Off the centre, whose place is known, a molecule would tell which way it was turned.
         made = simulate(
-            bank[bank.index(name)],
+            bank[bank.index(name)].centred(),
             folder / "simulated",
             particles=settings.particles,
             snr=snr,
