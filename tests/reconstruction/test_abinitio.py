@@ -181,11 +181,10 @@ def test_maps_of_the_originals(stack, perfect, tmp_path):
     settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0)
     result = abinitio(stack.particles, tmp_path / "out", settings)
     truth = Truth.load(stack.particles.parent)
-    rotations, shifts = torch.from_numpy(result.rotations), torch.from_numpy(result.centre_px)
     halves = result.observed.stack.half_sets
-    compared = truth.compare(result.observed, rotations, shifts, halves)
+    compared = truth.compare(result.observed, result.refined.poses, halves)
     # The map of the true orientations is not much better.
-    ideal = truth.compare(result.observed, truth.rotations, truth.shifts_px, halves)
+    ideal = truth.compare(result.observed, truth.poses, halves)
     assert float(compared.errors_deg.mean()) < 2
     true = truth.volume.density
     like = [float((m.maps.whole * true).sum() / m.maps.whole.norm() / true.norm()) for m in (compared, ideal)]

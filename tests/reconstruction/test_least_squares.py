@@ -147,6 +147,22 @@ def test_sums_do_not_depend_on_how_images_come(molecule: Volume, generator: torc
     assert (some[0] + some[1]).images == 70
 
 
+def test_an_image_is_shared_out_among_its_poses(molecule: Volume, generator: torch.Generator) -> None:
+    """As its poses would have it, one after the other, each image weighted by its share."""
+    images = torch.randn(6, 32, 32, generator=generator)
+    rotations = random_rotations(18, generator).view(6, 3, 3, 3)
+    shifts, shares = torch.randn(6, 3, 2, generator=generator), torch.rand(6, 3, generator=generator)
+    transfer, weights = defoci(6, generator).evaluate(32, 6.0), torch.rand(6, generator=generator)
+    back, one_by_one = BackProjection(32), BackProjection(32)
+    back.add(images, rotations, shifts, transfer, weights, shares)
+    for pose in range(3):
+        one_by_one.add(images, rotations[:, pose], shifts[:, pose], transfer, weights * shares[:, pose])
+    found, expected = back.equations(), one_by_one.equations()
+    torch.testing.assert_close(found.right, expected.right, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.response, expected.response, rtol=1e-4, atol=1e-3)
+    assert found.images == 6
+
+
 def test_an_image_of_weight_zero_says_nothing(molecule: Volume, generator: torch.Generator) -> None:
     rotations = random_rotations(20, generator)
     images = torch.randn(20, 32, 32, generator=generator)

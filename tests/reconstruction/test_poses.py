@@ -18,6 +18,7 @@ from polarice.reconstruction import (
     Poses,
     RefineSettings,
     climb,
+    draw_poses,
     near_search,
     refine_orientations,
     rotation_grid,
@@ -150,6 +151,47 @@ def test_candidates_are_hills_of_their_own(molecule: Volume, generator: torch.Ge
         same = here[torch.full((len(grid.rotations),), row)]
         likelihood = climb(projector, same, every, steps=0).log_likelihood
         torch.testing.assert_close(found.log_likelihood[row, 0], likelihood.max(), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_draws_lie_as_far_from_the_best_as_the_truth_does(
+    molecule: Volume, generator: torch.Generator, shifted: bool
+) -> None:
+    """Mean squared angle and shift over many images: the draws say how far off the best is."""
+    rotations, shifts = random_rotations(200, generator), torch.zeros(200, 2)
+    spectra = ImageSpectra.of(observe(molecule, rotations, shifts, 1.0, generator, ctf=False), 15)
+    projector = Projector(molecule)
+    best = climb(projector, spectra, Poses(rotations, shifts, torch.zeros(200)), shifts=shifted)
+    drawn = draw_poses(projector, spectra, best, generator, pairs=16, shifts=shifted)
+    torch.testing.assert_close(drawn.shares.sum(1), torch.ones(200))
+    off = angles_deg(best.rotations, rotations)
+    told = angles_deg(drawn.rotations, best.rotations[:, None])
+    mean_square = (drawn.shares * told.square()).sum(1)
+    # Heads counted, so that few images far off do not decide.
+    assert 0.7 < float((off.square().median() / mean_square.median()).sqrt()) < 1.3
+    away = (drawn.shifts_px - best.shifts_px[:, None]).square().sum(2)
+    if shifted:
+        told_px = (drawn.shares * away).sum(1).mean().sqrt()
+        assert 0.7 < float((best.shifts_px - shifts).square().sum(1).mean().sqrt() / told_px) < 1.4
+    else:
+        assert not away.any()
+
+
+def test_draws_reach_no_farther_than_a_hill(molecule: Volume, generator: torch.Generator) -> None:
+    """An image of nothing says nothing of its pose; the draws stay near the one that is given."""
+    rotations = random_rotations(50, generator)
+    spectra = ImageSpectra.of(
+        Observation(torch.randn(50, BOX, BOX, generator=generator), None, torch.full((50,), 1e-9)), 15
+    )
+    best = Poses(rotations, torch.zeros(50, 2), torch.zeros(50))
+    drawn = draw_poses(Projector(molecule), spectra, best, generator)
+    torch.testing.assert_close(drawn.shares, torch.full((50, 8), 1 / 8), rtol=1e-2, atol=0)
+    spread = angles_deg(drawn.rotations, rotations[:, None]).square().mean().sqrt()
+    assert float(spread) == pytest.approx(10 * math.sqrt(3), rel=0.15)
+    # In pairs on opposite sides.
+    torch.testing.assert_close(
+        drawn.rotations[:, :4] @ rotations[:, None].mT, (drawn.rotations[:, 4:] @ rotations[:, None].mT).mT
+    )
 
 
 @pytest.mark.parametrize("search", ["local", "global"])

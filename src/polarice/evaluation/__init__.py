@@ -52,6 +52,7 @@ from .neighbour_report import neighbour_report
 from .orientations import (
     RANDOM_ORIENTATIONS_DEG,
     OrientationErrors,
+    Registration,
     orientation_errors,
     register_orientations,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "OrientationErrors",
     "RadialCurve",
     "RadialCurves",
+    "Registration",
     "ReportContent",
     "StageTime",
     "ThreedBenchmarkSettings",

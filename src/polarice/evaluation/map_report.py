@@ -60,8 +60,7 @@ def map_report(path: str | Path, result: AbInitioResult, truth: Truth | None = N
     if truth is not None:
         halves = result.observed.stack.half_sets
         assert halves is not None
-        rotations, shifts = torch.from_numpy(result.rotations), torch.from_numpy(result.centre_px)
-        compared = truth.compare(result.observed, rotations, shifts, halves)
+        compared = truth.compare(result.observed, result.refined.poses, halves, result.refined.draws)
         lines = truth.errors_deg(torch.from_numpy(result.from_lines))
     figures = {} if compared is None else compared.figures()
     if lines is not None:

@@ -8,7 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RANDOM_ORIENTATIONS_DEG", "OrientationErrors", "orientation_errors", "register_orientations"]
+__all__ = [
+    "RANDOM_ORIENTATIONS_DEG",
+    "OrientationErrors",
+    "Registration",
+    "orientation_errors",
+    "register_orientations",
+]
 
 # Mean angle of a uniform rotation, π/2 + 2/π: what guesses are wrong by.
 RANDOM_ORIENTATIONS_DEG = math.degrees(math.pi / 2 + 2 / math.pi)
@@ -41,8 +47,29 @@ class OrientationErrors(NamedTuple):
         return float(self.angles_deg.median())
 
 
-def register_orientations(found: Tensor, true: Tensor) -> tuple[Tensor, bool]:
-    """Turn, and mirror if it must be, orientations so that they lie nearest to others.
+class Registration(NamedTuple):
+    """What puts orientations into the frame of others.
+
+    Attributes
+    ----------
+    turn : Tensor, shape (3, 3)
+        Of the specimen.
+    mirrored : bool
+        Whether its mirror image is taken before.
+    """
+
+    turn: Tensor
+    mirrored: bool
+
+    def apply(self, rotations: Tensor) -> Tensor:
+        """Orientations (..., 3, 3) in the new frame, as float64."""
+        rotations = rotations.to(self.turn)
+        mirror = self.turn.new_tensor(_MIRROR)
+        return (rotations * mirror[:, None] * mirror if self.mirrored else rotations) @ self.turn
+
+
+def register_orientations(found: Tensor, true: Tensor) -> Registration:
+    """How to turn, and mirror if it must be, orientations so that they lie nearest to others.
 
     The rotation of the specimen O maximises Σ tr (A_i O) Bᵢᵀ, so it is the nearest to Σ A_iᵀ B_i; the
     mirror image of the specimen makes of A the orientation J A J, J = diag(1, 1, -1).
@@ -51,25 +78,17 @@ def register_orientations(found: Tensor, true: Tensor) -> tuple[Tensor, bool]:
     ----------
     found, true : Tensor, shape (n, 3, 3)
         From specimen to image coordinates.
-
-    Returns
-    -------
-    registered : Tensor, shape (n, 3, 3)
-    mirrored : bool
     """
     true, found = true.double(), found.double()
-    mirror = torch.tensor(_MIRROR, dtype=torch.float64, device=found.device)
-    best, best_fit, best_mirrored = found, -math.inf, False
+    same = torch.eye(3, dtype=torch.float64, device=found.device)
+    tried = []
     for mirrored in (False, True):
-        told = found * mirror[:, None] * mirror if mirrored else found
+        told = Registration(same, mirrored).apply(found)
         u, _, vh = torch.linalg.svd(torch.einsum("iab,iac->bc", told, true))
         u = u * torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vh))], dtype=u.dtype, device=u.device)
-        registered = told @ (u @ vh)
-        # Squared distances suffer from outliers, angles less.
-        fit = -float(_angles_deg(registered, true).mean())
-        if fit > best_fit:
-            best, best_fit, best_mirrored = registered, fit, mirrored
-    return best, best_mirrored
+        tried.append(Registration(u @ vh, mirrored))
+    # Squared distances suffer from outliers, angles less.
+    return min(tried, key=lambda one: float(_angles_deg(one.apply(found), true).mean()))
 
 
 def orientation_errors(found: Tensor, true: Tensor) -> OrientationErrors:
@@ -80,8 +99,8 @@ def orientation_errors(found: Tensor, true: Tensor) -> OrientationErrors:
     found, true : Tensor, shape (n, 3, 3)
         From specimen to image coordinates.
     """
-    registered, mirrored = register_orientations(found, true)
-    return OrientationErrors(_angles_deg(registered, true.double()), mirrored)
+    frame = register_orientations(found, true)
+    return OrientationErrors(_angles_deg(frame.apply(found), true.double()), frame.mirrored)
 
 
 def _angles_deg(first: Tensor, second: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from ..particles import ParticleStack, read_star, write_star
 from ..reconstruction import (
     AbInitioSettings,
     ObservedStack,
+    PoseDraws,
     Poses,
     RefineSettings,
     abinitio,
@@ -195,7 +196,7 @@ class _Stack:
         """Figures of one method."""
         start = time.perf_counter()
         if method == "truth":
-            figures = self._map(self._observed(), self.truth.rotations, self.truth.shifts_px)
+            figures = self._map(self._observed(), self.truth.poses)
         elif method == "true-map":
             figures = self._true_map(report)
         elif method == "noisy":
@@ -212,10 +213,10 @@ class _Stack:
         errors = self.truth.errors_deg(rotations)
         return {f"{prefix}mean_deg": float(errors.mean()), f"{prefix}median_deg": float(errors.median())}
 
-    def _map(self, observed: ObservedStack, rotations: Tensor, shifts_px: Tensor) -> dict[str, Any]:
+    def _map(self, observed: ObservedStack, poses: Poses, draws: PoseDraws | None = None) -> dict[str, Any]:
         halves = observed.stack.half_sets
         assert halves is not None
-        compared = self.truth.compare(observed, rotations, shifts_px, halves)
+        compared = self.truth.compare(observed, poses, halves, draws)
         return {
             "fsc_half_A": compared.fsc.resolution_A(0.5),
             "fsc_143_A": compared.fsc.resolution_A(0.143),
@@ -227,7 +228,7 @@ class _Stack:
         observed, truth, count = self._observed(), self.truth, len(self.truth.rotations)
         halves = observed.stack.half_sets
         assert halves is not None
-        compared = truth.compare(observed, truth.rotations, truth.shifts_px, halves)
+        compared = truth.compare(observed, truth.poses, halves)
         density = truth.volume.density.to(self.device)
         scale = (compared.maps.whole * density).sum() / density.square().sum()
         anywhere = random_rotations(count, torch.Generator().manual_seed(0))
@@ -235,14 +236,14 @@ class _Stack:
         # A second round looks closer, and half as far.
         settings = RefineSettings(search="global", shifts=self.settings.ctf, shift_radius_px=8.0)
         true, done = Volume(scale * density, truth.volume.pixel_size_A), 0
-        for index, found in match_projections(observed, np.arange(count), poses, true, settings, number=1):
-            poses.rotations[index], poses.shifts_px[index] = found.rotations.cpu(), found.shifts_px.cpu()
-            done += len(index)
+        generator = torch.Generator().manual_seed(0)
+        for matched in match_projections(
+            observed, np.arange(count), poses, true, settings, generator, number=1
+        ):
+            poses.put(matched.particles, matched.best)
+            done += len(matched.particles)
             report("search", done, count)
-        return {
-            **self._errors("", poses.rotations),
-            **self._map(observed, poses.rotations, poses.shifts_px),
-        }
+        return {**self._errors("", poses.rotations), **self._map(observed, poses)}
 
     def _noisy(self, report: Progress) -> dict[str, Any]:
         """Common lines of the images as they are."""
@@ -265,7 +266,7 @@ class _Stack:
         return {
             **self._errors("lines_", found.rotations),
             **self._errors("", refined.poses.rotations),
-            **self._map(observed, refined.poses.rotations, refined.poses.shifts_px),
+            **self._map(observed, refined.poses, refined.draws),
         }
 
     def _denoised(self, method: str, report: Progress) -> dict[str, Any]:
@@ -287,11 +288,11 @@ class _Stack:
             rounds=self.settings.rounds,
         )
         found = abinitio(particles, self.folder / f"abinitio-{method}", settings, progress=report)
-        rotations = torch.from_numpy(found.rotations)
+        poses = found.refined.poses
         return {
             **self._errors("lines_", torch.from_numpy(found.from_lines)),
-            **self._errors("", rotations),
-            **self._map(found.observed, rotations, torch.from_numpy(found.centre_px)),
+            **self._errors("", poses.rotations),
+            **self._map(found.observed, poses, found.refined.draws),
         }
 
     def _with_sets(self) -> Path:

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from ..errors import ParticleFileError
 from ..particles import ParticleStack
-from ..reconstruction import HalfMaps, ImageSource, MapComparison, compare_maps, gather_half, solve_halves
+from ..reconstruction import (
+    HalfMaps,
+    ImageSource,
+    MapComparison,
+    PoseDraws,
+    Poses,
+    compare_maps,
+    gather_half,
+    solve_halves,
+)
 from ..simulation import Volume, read_map
 from .orientations import orientation_errors, register_orientations
 
@@ -80,6 +89,11 @@ class Truth:
             raise ParticleFileError("has no true orientations and origins", path=stack.path)
         return cls(rotations, torch.from_numpy(shifts), read_map(Path(folder) / "volume.mrc"))
 
+    @property
+    def poses(self) -> Poses:
+        """Of all particles."""
+        return Poses(self.rotations, self.shifts_px, torch.zeros(len(self.rotations)))
+
     def require_fit(self, particles: str | Path) -> None:
         """Refuse particles that cannot be those of the simulation.
 
@@ -102,7 +116,11 @@ class Truth:
         return orientation_errors(rotations, self.rotations).angles_deg
 
     def compare(
-        self, source: ImageSource, rotations: Tensor, shifts_px: Tensor, halves: NDArray[np.int8]
+        self,
+        source: ImageSource,
+        poses: Poses,
+        halves: NDArray[np.int8],
+        draws: PoseDraws | None = None,
     ) -> Compared:
         """Put orientations into the truth's frame, and make the map anew in it.
 
@@ -113,26 +131,33 @@ class Truth:
         ----------
         source : ImageSource
             The original images.
-        rotations : Tensor, shape (n, 3, 3)
-        shifts_px : Tensor, shape (n, 2)
+        poses : Poses
+            Of n particles.
         halves : ndarray of int, shape (n,)
+        draws : PoseDraws, optional
+            What the map is made of, in the frame of the poses; these alone by default.
         """
-        errors = orientation_errors(rotations, self.rotations)
-        registered, mirrored = register_orientations(rotations, self.rotations)
+        frame = register_orientations(poses.rotations, self.rotations)
+        registered = frame.apply(poses.rotations)
+        errors = orientation_errors(poses.rotations, self.rotations)
         # Whoever is far off says nothing of the origin.
         near = errors.angles_deg <= 2 * errors.angles_deg.median()
         sides = registered[near, :2].reshape(-1, 3)
-        apart = (shifts_px - self.shifts_px)[near].double().reshape(-1, 1)
+        apart = (poses.shifts_px - self.shifts_px)[near].double().reshape(-1, 1)
         origin = torch.linalg.lstsq(sides, apart).solution
-        moved = shifts_px - (registered[:, :2] @ origin)[..., 0].float()
+        if draws is None:
+            draws = poses.as_draws()
+        turned = frame.apply(draws.rotations)
+        moved = draws.shifts_px - (turned[..., :2, :] @ origin)[..., 0].float()
         equations = [
-            gather_half(source, np.flatnonzero(halves == half), registered.float(), moved) for half in (1, 2)
+            gather_half(source, np.flatnonzero(halves == half), turned.float(), moved, shares=draws.shares)
+            for half in (1, 2)
         ]
         maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
         true = self.volume.density.to(maps.whole)
         return Compared(
             errors.angles_deg,
-            mirrored,
+            errors.mirrored,
             maps,
             compare_maps(maps.whole, true, source.pixel_size_A, maps.mask),
         )

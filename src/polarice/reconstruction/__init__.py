@@ -11,13 +11,15 @@ from .pipeline import ReconstructResult, reconstruct_stack
 from .poses import (
     ImageSpectra,
     OrientationGrid,
+    PoseDraws,
     Poses,
     climb,
+    draw_poses,
     near_search,
     rotation_grid,
     small_rotations,
 )
-from .refinement import Refined, RefineSettings, match_projections, refine_orientations
+from .refinement import Matched, Refined, RefineSettings, match_projections, refine_orientations
 from .settings import ReconstructSettings
 
 __all__ = [
@@ -28,11 +30,13 @@ __all__ = [
     "ImageSource",
     "ImageSpectra",
     "MapComparison",
+    "Matched",
     "NormalEquations",
     "Observation",
     "ObservedImages",
     "ObservedStack",
     "OrientationGrid",
+    "PoseDraws",
     "Poses",
     "ReconstructResult",
     "ReconstructSettings",
@@ -42,6 +46,7 @@ __all__ = [
     "climb",
     "compare_map_files",
     "compare_maps",
+    "draw_poses",
     "fourier_shell_correlation",
     "fsc_tables",
     "gather_half",

@@ -103,20 +103,14 @@ class AbInitioResult:
     denoised : Path
         The denoised stack that was looked at.
     settings : AbInitioSettings
-    rotations : ndarray, shape (n, 3, 3)
-        From specimen to image coordinates, up to one rotation and one mirror image of all.
-    centre_px : ndarray, shape (n, 2)
-        Where each particle lies, (x, y) in pixels of the stack from the centre of the box.
+    refined : Refined
+        Poses of all particles, up to one rotation and one mirror image of all, and maps of them.
     from_lines : ndarray, shape (n, 3, 3)
         The orientations of common lines, before refinement.
     confidence : ndarray, shape (n,)
         Share of the other images with which each meets along rays likelier to be one than strangers.
     observed : ObservedStack
-        The original images.
-    maps : HalfMaps
-        Of them.
-    resolution_A : tuple of float
-        Of the half maps before each round of refinement, and in the end, at 0.143.
+        The original images, of which the maps are made.
     representatives : ndarray of int
         Rows of the images between which common lines were looked for.
     seconds : dict
@@ -131,18 +125,35 @@ class AbInitioResult:
     star: Path
     denoised: Path
     settings: AbInitioSettings
-    rotations: NDArray[np.float32]
-    centre_px: NDArray[np.float32]
+    refined: Refined
     from_lines: NDArray[np.float32]
     confidence: NDArray[np.float32]
     observed: ObservedStack
-    maps: HalfMaps
-    resolution_A: tuple[float, ...]
     representatives: NDArray[np.int64]
     seconds: dict[str, float]
     notices: tuple[str, ...]
     warnings: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def maps(self) -> HalfMaps:
+        """Of the original images."""
+        return self.refined.maps
+
+    @property
+    def resolution_A(self) -> tuple[float, ...]:
+        """Of the half maps before each round of refinement, and in the end, at 0.143."""
+        return self.refined.resolution_A
+
+    @property
+    def rotations(self) -> NDArray[np.float32]:
+        """From specimen to image coordinates, shape (n, 3, 3)."""
+        return self.refined.poses.rotations.numpy()
+
+    @property
+    def centre_px(self) -> NDArray[np.float32]:
+        """Where each particle lies, shape (n, 2): (x, y) in pixels from the centre of the box."""
+        return self.refined.poses.shifts_px.numpy()
 
     def configuration(self) -> dict[str, Any]:
         """The resolved configuration as plain values."""
@@ -242,27 +253,23 @@ def abinitio(
     field_A, resolution_A = observed.box * observed.pixel_size_A, refined.resolution_A[-1]
     doubtful = resolution_A > field_A / FIRST_RINGS
     warnings = (_NO_MAP.format(resolution_A, field_A / FIRST_RINGS),) if doubtful else ()
-    rotations, centre = refined.poses.rotations, refined.poses.shifts_px.numpy()
     result = AbInitioResult(
         stack.path,
         star,
         denoised.path,
         settings,
-        rotations.numpy(),
-        centre,
+        refined,
         found.rotations.cpu().numpy(),
         found.confidence.cpu().numpy(),
         observed,
-        refined.maps,
-        refined.resolution_A,
         members,
         seconds,
         notices,
         warnings,
     )
-    angles = matrix_to_euler(rotations.double()).numpy()
+    angles = matrix_to_euler(refined.poses.rotations.double()).numpy()
     columns = {f"rlnAngle{name}": angles[:, k] for k, name in enumerate(("Rot", "Tilt", "Psi"))}
-    columns |= origin_columns(stack, centre) | {"polariceOrientationConfidence": result.confidence}
+    columns |= origin_columns(stack, result.centre_px) | {"polariceOrientationConfidence": result.confidence}
     if stack.given_half_sets is not None:
         columns["rlnRandomSubset"] = stack.given_half_sets
     result.files.update(write_maps(refined.maps, out))

@@ -149,6 +149,7 @@ class BackProjection:
         shifts_px: Tensor | None = None,
         transfer: Tensor | None = None,
         weights: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> None:
         """Add images.
 
@@ -156,33 +157,39 @@ class BackProjection:
         ----------
         images : Tensor, shape (b, L, L)
             Background 0.
-        rotations : Tensor, shape (b, 3, 3)
-            Specimen to image coordinates.
-        shifts_px : Tensor, shape (b, 2), optional
+        rotations : Tensor, shape (b, 3, 3) or (b, k, 3, 3)
+            Specimen to image coordinates; of each image one, or several among which it is shared out.
+        shifts_px : Tensor, shape (b, 2) or (b, k, 2), optional
             Where each particle lies, (x, y) from the pixel ``(L // 2, L // 2)``.
         transfer : Tensor, shape (b, L, L // 2 + 1), optional
             What the signal has passed through, such as `polarice.imaging.CTF.evaluate`.
         weights : Tensor, shape (b,) or (b, L, L // 2 + 1), optional
             Inverse variance of the noise in one pixel (ring by ring: of white noise that had the ring's
             power), times how much an image counts; 1 by default.
+        shares : Tensor, shape (b, k), optional
+            Of each image's poses; equal ones by default.
         """
+        if rotations.ndim == 3:
+            rotations = rotations[:, None]
+            shifts_px = None if shifts_px is None else shifts_px[:, None]
+        if shares is None:
+            shares = rotations.new_full(rotations.shape[:2], 1 / rotations.shape[1])
         for start in range(0, len(images), _IMAGES_AT_ONCE):
             some = slice(start, start + _IMAGES_AT_ONCE)
             parts = (part if part is None else part[some] for part in (shifts_px, transfer, weights))
-            self._add(images[some], rotations[some], *parts)
+            self._add(images[some], rotations[some], shares[some], *parts)
         self.images += len(images)
 
     def _add(
         self,
         images: Tensor,
         rotations: Tensor,
+        shares: Tensor,
         shifts_px: Tensor | None,
         transfer: Tensor | None,
         weights: Tensor | None,
     ) -> None:
         spectra = torch.fft.rfft2(torch.fft.ifftshift(images.to(self._points), dim=(-2, -1)))
-        if shifts_px is not None:
-            spectra = spectra * shift_phases(self.box, -shifts_px.to(self._points))
         weight = self._share.expand(len(images), -1)
         if weights is not None:
             told = weights[:, None] if weights.ndim == 1 else weights.flatten(1)[:, self._inside]
@@ -191,11 +198,17 @@ class BackProjection:
         if transfer is not None:
             passed = transfer.flatten(1)[:, self._inside].to(weight)
             amplitudes, weight = amplitudes * passed, weight * passed.square()
-        for same in self._group:
-            sides = rotations[:, :2].to(self._points) @ same
-            frequencies = (self._points @ sides).flatten(0, 1)
-            self._right.add(frequencies, amplitudes.flatten())
-            self._kernel.add(2 * frequencies, weight.flatten())
+        for pose in range(rotations.shape[1]):
+            share = shares[:, pose, None].to(weight)
+            part = share * amplitudes
+            if shifts_px is not None:
+                phases = shift_phases(self.box, -shifts_px[:, pose].to(self._points))
+                part = part * phases.flatten(1)[:, self._inside]
+            for same in self._group:
+                sides = rotations[:, pose, :2].to(self._points) @ same
+                frequencies = (self._points @ sides).flatten(0, 1)
+                self._right.add(frequencies, part.flatten())
+                self._kernel.add(2 * frequencies, (share * weight).flatten())
 
     def equations(self) -> NormalEquations:
         """What was gathered so far."""

@@ -172,6 +172,7 @@ def gather_half(
     shifts_px: Tensor | None,
     weights: Tensor | None = None,
     *,
+    shares: Tensor | None = None,
     symmetry: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> NormalEquations:
@@ -182,12 +183,14 @@ def gather_half(
     source : ImageSource
     rows : ndarray of int
         Which particles.
-    rotations : Tensor, shape (n, 3, 3)
-        Of all particles.
-    shifts_px : Tensor, shape (n, 2), optional
+    rotations : Tensor, shape (n, 3, 3) or (n, k, 3, 3)
+        Of all particles; of each one, or several among which it is shared out.
+    shifts_px : Tensor, shape (n, 2) or (n, k, 2), optional
         Where each particle lies.
     weights : Tensor, shape (n,), optional
         How much each particle counts, beside what its noise says.
+    shares : Tensor, shape (n, k), optional
+        Of each particle's poses.
     symmetry : Tensor, shape (order, 3, 3), optional
         Point group of the specimen; none by default.
     progress : callable, optional
@@ -202,8 +205,11 @@ def gather_half(
         if weights is not None:
             counts = weights[index].to(known)
             known = known * counts.view(-1, *[1] * (known.ndim - 1))
-        shift = None if shifts_px is None else shifts_px[index].to(source.device)
-        back.add(seen.images, rotations[index].to(source.device), shift, seen.transfer, known)
+        turned, shift, share = (
+            None if part is None else part[index].to(source.device) for part in (rotations, shifts_px, shares)
+        )
+        assert turned is not None
+        back.add(seen.images, turned, shift, seen.transfer, known, share)
         if progress is not None:
             progress(start + len(some))
     return back.equations()

@@ -15,6 +15,7 @@ meet all orientations of a grid in one matrix product.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,10 @@ from .observed import Observation
 __all__ = [
     "ImageSpectra",
     "OrientationGrid",
+    "PoseDraws",
     "Poses",
     "climb",
+    "draw_poses",
     "grid_ring",
     "near_search",
     "rotation_grid",
@@ -45,6 +48,8 @@ _DAMPING, _EASE = 0.3, 3.0
 # Of the logarithm of the likelihood: poses that differ by less are equally likely.
 _LEAST_GAIN = 0.01
 _LONGEST_TURN, _LONGEST_SHIFT = math.radians(6.0), 1.5
+# A hill's width, as standard deviations: poses farther off are not drawn though the image may allow them.
+_WIDEST_TURN, _WIDEST_SHIFT = math.radians(10.0), 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,47 @@ class Poses:
 
     def __getitem__(self, index: Any) -> Poses:
         return Poses(self.rotations[index], self.shifts_px[index], self.log_likelihood[index])
+
+    def as_draws(self) -> PoseDraws:
+        """These alone."""
+        return PoseDraws(
+            self.rotations[:, None], self.shifts_px[:, None], torch.ones_like(self.shifts_px[:, :1])
+        )
+
+    def put(self, index: Tensor, others: Poses) -> None:
+        """Write others, wherever they are, in the place of some."""
+        self.rotations[index] = others.rotations.to(self.rotations)
+        self.shifts_px[index] = others.shifts_px.to(self.shifts_px)
+        self.log_likelihood[index] = others.log_likelihood.to(self.log_likelihood)
+
+
+@dataclass(frozen=True)
+class PoseDraws:
+    """Several poses of each of ``n`` particles, for all those that its image allows.
+
+    Attributes
+    ----------
+    rotations : Tensor, shape (n, k, 3, 3)
+        Specimen to image coordinates.
+    shifts_px : Tensor, shape (n, k, 2)
+        Where each particle lies, (x, y) from the centre of the box.
+    shares : Tensor, shape (n, k)
+        How likely each pose is; together 1.
+    """
+
+    rotations: Tensor
+    shifts_px: Tensor
+    shares: Tensor
+
+    @classmethod
+    def in_order(cls, index: Tensor, parts: Sequence[PoseDraws]) -> PoseDraws:
+        """Those of some particles after those of others, put into the order of their numbers."""
+        order = index.argsort()
+        return cls(
+            torch.cat([part.rotations.to(index.device) for part in parts])[order],
+            torch.cat([part.shifts_px.to(index.device) for part in parts])[order],
+            torch.cat([part.shares.to(index.device) for part in parts])[order],
+        )
 
 
 @dataclass(frozen=True)
@@ -354,7 +400,6 @@ def climb(
     gradient = spectra.power.new_zeros(len(spectra), ways)
     information = spectra.power.new_zeros(len(spectra), ways, ways)
     damping = spectra.power.new_full((len(spectra),), _DAMPING)
-    wave_numbers = (-2 * math.pi / spectra.box) * spectra.frequencies.T
     tried, some = best[rows], spectra
     for step in range(steps + 1):
         slices, turned = projector.turning_spectra(some.frequencies, tried.rotations)
@@ -366,13 +411,11 @@ def climb(
         best.log_likelihood[gained] = score[better]
         if step == steps:
             break
-        slopes = torch.cat([turned, 1j * wave_numbers * slices[:, None]], 1) if shifts else turned
-        slope = torch.view_as_real(slopes[better]).flatten(2)
+        slope = _slopes(some, slices, turned, shifts)[better]
         power = some.power[better]
         residual = torch.view_as_real(centred[better] - power * slices[better]).flatten(1)
-        weighted = slope * power.repeat_interleave(2, 1)[:, None]
         gradient[gained] = (slope @ residual[..., None])[..., 0]
-        information[gained] = weighted @ slope.mT
+        information[gained] = _information(slope, power)
         damping[rows] = torch.where(better, damping[rows] / _EASE, damping[rows] * _EASE**2)
         diagonal = information[rows].diagonal(dim1=1, dim2=2)
         ridge = diagonal * damping[rows, None] + 1e-6 * diagonal.amax(1, keepdim=True)
@@ -391,3 +434,59 @@ def climb(
             )
         tried = Poses(small_rotations(turn) @ best.rotations[rows], place, best.log_likelihood[rows])
     return best
+
+
+def draw_poses(
+    projector: Projector,
+    spectra: ImageSpectra,
+    best: Poses,
+    generator: torch.Generator,
+    *,
+    pairs: int = 4,
+    shifts: bool = True,
+) -> PoseDraws:
+    """Poses around the likeliest one of each image, as far from it as the image leaves open.
+
+    They are drawn from the Gaussian that the Fisher information gives, in pairs on opposite sides of the
+    best, and count as much as the likelihood, within a hill of 10 degrees and two pixels, is larger.
+
+    Parameters
+    ----------
+    projector : Projector
+    spectra : ImageSpectra
+        Of ``b`` images as they are.
+    best : Poses
+        Of ``b`` images, on top of their hills.
+    generator : torch.Generator
+    pairs : int
+    shifts : bool
+        Draw shifts, too; otherwise particles stay where they are.
+    """
+    slices, turned = projector.turning_spectra(spectra.frequencies, best.rotations)
+    information = _information(_slopes(spectra, slices, turned, shifts), spectra.power)
+    hill = information.new_tensor([_WIDEST_TURN**-2] * 3 + [_WIDEST_SHIFT**-2] * 2)[: 5 if shifts else 3]
+    factor = torch.linalg.cholesky(information + hill.diag())
+    plain = torch.randn(*information.shape[:2], pairs, generator=generator, device=generator.device)
+    plain = torch.cat([plain, -plain], 2).to(information)
+    moves = torch.linalg.solve_triangular(factor.mT, plain, upper=True).mT
+    rotations = small_rotations(moves[..., :3]) @ best.rotations[:, None]
+    places = best.shifts_px[:, None] + (moves[..., 3:] if shifts else torch.zeros_like(moves[..., :2]))
+    slices = projector.spectra(spectra.frequencies, rotations.flatten(0, 1)).unflatten(0, moves.shape[:2])
+    centred = spectra.matched[:, None] * spectra.waves(places)
+    score = (centred * slices.conj()).real.sum(2)
+    score = score - 0.5 * (slices.abs().square() @ spectra.power[..., None])[..., 0]
+    score = score - 0.5 * moves.square() @ hill
+    return PoseDraws(rotations, places, torch.softmax(score + 0.5 * plain.square().sum(1), 1))
+
+
+def _slopes(spectra: ImageSpectra, slices: Tensor, turned: Tensor, shifts: bool) -> Tensor:
+    """Derivatives (b, 3 or 5, 2 m) of slices by turns and shifts, complex numbers as two real ones."""
+    if shifts:
+        waves = (-2j * math.pi / spectra.box) * spectra.frequencies.T
+        turned = torch.cat([turned, waves * slices[:, None]], 1)
+    return torch.view_as_real(turned).flatten(2)
+
+
+def _information(slopes: Tensor, power: Tensor) -> Tensor:
+    """Fisher's information (b, 3 or 5, 3 or 5) of an image's likelihood."""
+    return (slopes * power.repeat_interleave(2, 1)[:, None]) @ slopes.mT

@@ -2,7 +2,8 @@
 
 Each half set is compared with its own half map only, up to where half maps agree (0.143), so that what one
 half has learned from noise is not in the other, and their correlation tells (Scheres and Chen 2012, Nat.
-Methods 9, 853).
+Methods 9, 853). Each image enters its map in several poses, by how likely they are, not in the likeliest
+alone (Scheres 2012, J. Mol. Biol. 415, 406).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +23,16 @@ from ..simulation import Projector, Volume
 from ..symmetry import point_group
 from .halves import HalfMaps, solve_halves
 from .observed import ImageSource, gather_half
-from .poses import ImageSpectra, OrientationGrid, Poses, climb, near_search
+from .poses import ImageSpectra, OrientationGrid, PoseDraws, Poses, climb, draw_poses, near_search
 
-__all__ = ["FIRST_RINGS", "RefineSettings", "Refined", "match_projections", "refine_orientations"]
+__all__ = [
+    "FIRST_RINGS",
+    "Matched",
+    "RefineSettings",
+    "Refined",
+    "match_projections",
+    "refine_orientations",
+]
 
 _BATCH = 128
 # How much finer than the first the other global searches are. The first has a map that is known to few rings.
@@ -72,16 +80,37 @@ class Refined:
     Attributes
     ----------
     poses : Poses
-        Of all particles.
+        The likeliest, of all particles.
+    draws : PoseDraws
+        Poses around them.
     maps : HalfMaps
-        Made with these poses.
+        Made with the draws.
     resolution_A : tuple of float
         Of the half maps before each round, and in the end, at 0.143.
     """
 
     poses: Poses
+    draws: PoseDraws
     maps: HalfMaps
     resolution_A: tuple[float, ...]
+
+
+class Matched(NamedTuple):
+    """Some particles beside a map.
+
+    Attributes
+    ----------
+    particles : Tensor of int, shape (b,)
+        Their numbers.
+    best : Poses
+        The likeliest, on the device of the images.
+    draws : PoseDraws
+        Poses around them.
+    """
+
+    particles: Tensor
+    best: Poses
+    draws: PoseDraws
 
 
 def refine_orientations(
@@ -126,28 +155,33 @@ def refine_orientations(
     if not all(len(rows) for rows in members):
         raise PolariceError("a half set is empty")
     poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
+    draws = poses.as_draws()
+    generator = torch.Generator().manual_seed(0)
     resolutions, done, group = [], 0, point_group(settings.symmetry)
     for number in range(settings.rounds + 1):
         equations = [
-            gather_half(source, rows, poses.rotations, poses.shifts_px, symmetry=group) for rows in members
+            gather_half(source, rows, draws.rotations, draws.shifts_px, shares=draws.shares, symmetry=group)
+            for rows in members
         ]
         maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:
             break
         ring = max(source.box * source.pixel_size_A / resolutions[-1], FIRST_RINGS)
+        searched, drawn = [], []
         for half, rows in zip(equations, members, strict=True):
             reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
-            for some, found in match_projections(
-                source, rows, poses, reference, settings, ring=ring, number=number
+            for matched in match_projections(
+                source, rows, poses, reference, settings, generator, ring=ring, number=number
             ):
-                poses.rotations[some] = found.rotations.cpu()
-                poses.shifts_px[some] = found.shifts_px.cpu()
-                poses.log_likelihood[some] = found.log_likelihood.cpu()
-                done += len(some)
+                poses.put(matched.particles, matched.best)
+                searched.append(matched.particles)
+                drawn.append(matched.draws)
+                done += len(matched.particles)
                 if progress is not None:
                     progress(done, settings.rounds * count)
-    return Refined(poses, maps, tuple(resolutions))
+        draws = PoseDraws.in_order(torch.cat(searched), drawn)
+    return Refined(poses, draws, maps, tuple(resolutions))
 
 
 def match_projections(
@@ -156,11 +190,12 @@ def match_projections(
     poses: Poses,
     reference: Volume,
     settings: RefineSettings,
+    generator: torch.Generator,
     *,
     ring: float = math.inf,
     number: int = 0,
-) -> Iterator[tuple[Tensor, Poses]]:
-    """The likeliest poses of particles against a map, batch by batch.
+) -> Iterator[Matched]:
+    """The likeliest poses of particles against a map, and others around them, batch by batch.
 
     Parameters
     ----------
@@ -171,6 +206,8 @@ def match_projections(
         Of all particles, to begin with.
     reference : Volume
     settings : RefineSettings
+    generator : torch.Generator
+        Draws the others.
     ring : float
         Cycles per box up to which images are compared with the map.
     number : int
@@ -178,10 +215,7 @@ def match_projections(
 
     Yields
     ------
-    index : Tensor of int, shape (b,)
-        Particles of a batch.
-    found : Poses
-        Of these, on the device of the source.
+    Matched
     """
     everywhere = settings.search == "global" and number < settings.global_rounds
     spacing = settings.spacing_deg * (_FINER if number else 1)
@@ -191,7 +225,8 @@ def match_projections(
         some = rows[start : start + _BATCH]
         spectra, index = ImageSpectra.of(source.read(some), ring), torch.from_numpy(some)
         begin = _on(poses[index], source.device)
-        yield index, _search(projector, spectra, begin, settings, grid, first=number == 0)
+        best = _search(projector, spectra, begin, settings, grid, first=number == 0)
+        yield Matched(index, best, draw_poses(projector, spectra, best, generator, shifts=settings.shifts))
 
 
 def _search(
