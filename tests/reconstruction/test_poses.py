@@ -19,10 +19,13 @@ from polarice.reconstruction import (
     RefineSettings,
     climb,
     draw_poses,
+    fourier_shell_correlation,
+    gather_half,
     near_search,
     refine_orientations,
     rotation_grid,
     small_rotations,
+    solve_halves,
 )
 from polarice.simulation import Projector, Volume, density_from_structure, example_structure
 
@@ -229,6 +232,27 @@ def test_refinement_improves_orientations(molecule: Volume, generator: torch.Gen
     assert len(found.resolution_A) == 3
     assert found.resolution_A[-1] <= found.resolution_A[0]
     assert done[-1] == (2 * count, 2 * count)
+
+
+def test_several_poses_of_each_image_make_a_better_map(molecule: Volume, generator: torch.Generator) -> None:
+    """Than the likeliest alone, where images do not tell exactly how they lie."""
+    rotations, halves = random_rotations(240, generator), (np.arange(240) % 2 + 1).astype(np.int8)
+    seen = observe(molecule, rotations, torch.zeros(240, 2), 0.2, generator, ctf=False)
+    source = ObservedImages(seen, molecule.pixel_size_A)
+    start = turned(rotations, 8.0, generator)
+    found = refine_orientations(source, start, None, halves, RefineSettings(rounds=2, shifts=False))
+    alone = solve_halves(
+        *(
+            gather_half(source, np.flatnonzero(halves == half), found.poses.rotations, None)
+            for half in (1, 2)
+        ),
+        molecule.pixel_size_A,
+    )
+    several, one = (
+        float(fourier_shell_correlation(maps.whole, molecule.density * maps.mask)[1 : BOX // 2].mean())
+        for maps in (found.maps, alone)
+    )
+    assert several > one + 0.01 > 0.75
 
 
 def test_refinement_of_noise_ends(generator: torch.Generator) -> None:
