@@ -52,7 +52,6 @@ from .neighbour_report import neighbour_report
 from .orientations import (
     RANDOM_ORIENTATIONS_DEG,
     OrientationErrors,
-    Registration,
     orientation_errors,
     register_orientations,
 )
@@ -89,7 +88,6 @@ __all__ = [
     "OrientationErrors",
     "RadialCurve",
     "RadialCurves",
-    "Registration",
     "ReportContent",
     "StageTime",
     "ThreedBenchmarkSettings",

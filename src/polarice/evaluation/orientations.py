@@ -8,18 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..reconstruction import Frame
+
 __all__ = [
     "RANDOM_ORIENTATIONS_DEG",
     "OrientationErrors",
-    "Registration",
     "orientation_errors",
     "register_orientations",
 ]
 
 # Mean angle of a uniform rotation, π/2 + 2/π: what guesses are wrong by.
 RANDOM_ORIENTATIONS_DEG = math.degrees(math.pi / 2 + 2 / math.pi)
-
-_MIRROR = (1.0, 1.0, -1.0)
 
 
 class OrientationErrors(NamedTuple):
@@ -47,28 +46,7 @@ class OrientationErrors(NamedTuple):
         return float(self.angles_deg.median())
 
 
-class Registration(NamedTuple):
-    """What puts orientations into the frame of others.
-
-    Attributes
-    ----------
-    turn : Tensor, shape (3, 3)
-        Of the specimen.
-    mirrored : bool
-        Whether its mirror image is taken before.
-    """
-
-    turn: Tensor
-    mirrored: bool
-
-    def apply(self, rotations: Tensor) -> Tensor:
-        """Orientations (..., 3, 3) in the new frame, as float64."""
-        rotations = rotations.to(self.turn)
-        mirror = self.turn.new_tensor(_MIRROR)
-        return (rotations * mirror[:, None] * mirror if self.mirrored else rotations) @ self.turn
-
-
-def register_orientations(found: Tensor, true: Tensor) -> Registration:
+def register_orientations(found: Tensor, true: Tensor) -> Frame:
     """How to turn, and mirror if it must be, orientations so that they lie nearest to others.
 
     The rotation of the specimen O maximises Σ tr (A_i O) Bᵢᵀ, so it is the nearest to Σ A_iᵀ B_i; the
@@ -80,15 +58,15 @@ def register_orientations(found: Tensor, true: Tensor) -> Registration:
         From specimen to image coordinates.
     """
     true, found = true.double(), found.double()
-    same = torch.eye(3, dtype=torch.float64, device=found.device)
+    here = Frame.identity(found)
     tried = []
     for mirrored in (False, True):
-        told = Registration(same, mirrored).apply(found)
+        told = here._replace(mirrored=mirrored).rotations(found)
         u, _, vh = torch.linalg.svd(torch.einsum("iab,iac->bc", told, true))
         u = u * torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vh))], dtype=u.dtype, device=u.device)
-        tried.append(Registration(u @ vh, mirrored))
+        tried.append(here._replace(turn=u @ vh, mirrored=mirrored))
     # Squared distances suffer from outliers, angles less.
-    return min(tried, key=lambda one: float(_angles_deg(one.apply(found), true).mean()))
+    return min(tried, key=lambda one: float(_angles_deg(one.rotations(found), true).mean()))
 
 
 def orientation_errors(found: Tensor, true: Tensor) -> OrientationErrors:
@@ -100,7 +78,7 @@ def orientation_errors(found: Tensor, true: Tensor) -> OrientationErrors:
         From specimen to image coordinates.
     """
     frame = register_orientations(found, true)
-    return OrientationErrors(_angles_deg(frame.apply(found), true.double()), frame.mirrored)
+    return OrientationErrors(_angles_deg(frame.rotations(found.double()), true.double()), frame.mirrored)
 
 
 def _angles_deg(first: Tensor, second: Tensor) -> Tensor:

@@ -138,19 +138,22 @@ class Truth:
             What the map is made of, in the frame of the poses; these alone by default.
         """
         frame = register_orientations(poses.rotations, self.rotations)
-        registered = frame.apply(poses.rotations)
+        registered = frame.rotations(poses.rotations.double())
         errors = orientation_errors(poses.rotations, self.rotations)
         # Whoever is far off says nothing of the origin.
         near = errors.angles_deg <= 2 * errors.angles_deg.median()
         sides = registered[near, :2].reshape(-1, 3)
         apart = (poses.shifts_px - self.shifts_px)[near].double().reshape(-1, 1)
-        origin = torch.linalg.lstsq(sides, apart).solution
-        if draws is None:
-            draws = poses.as_draws()
-        turned = frame.apply(draws.rotations)
-        moved = draws.shifts_px - (turned[..., :2, :] @ origin)[..., 0].float()
+        frame = frame._replace(origin_px=torch.linalg.lstsq(sides, apart).solution[:, 0])
+        moved = frame.draws(poses.as_draws() if draws is None else draws)
         equations = [
-            gather_half(source, np.flatnonzero(halves == half), turned.float(), moved, shares=draws.shares)
+            gather_half(
+                source,
+                np.flatnonzero(halves == half),
+                moved.rotations,
+                moved.shifts_px,
+                shares=moved.shares,
+            )
             for half in (1, 2)
         ]
         maps = solve_halves(equations[0], equations[1], source.pixel_size_A)

@@ -1,6 +1,7 @@
 """From a stack to orientations, from orientations to a map, and from the map to better orientations."""
 
 from .abinitio import AbInitioResult, AbInitioSettings, abinitio
+from .frames import Frame, register_maps
 from .fsc import MapComparison, compare_maps, fourier_shell_correlation, randomise_phases
 from .fsc_files import compare_map_files, fsc_tables, read_mask, write_fsc
 from .halves import HalfMaps, signal_prior, solve_halves
@@ -26,6 +27,7 @@ __all__ = [
     "AbInitioResult",
     "AbInitioSettings",
     "BackProjection",
+    "Frame",
     "HalfMaps",
     "ImageSource",
     "ImageSpectra",
@@ -57,6 +59,7 @@ __all__ = [
     "read_mask",
     "reconstruct_stack",
     "refine_orientations",
+    "register_maps",
     "rotation_grid",
     "signal_prior",
     "small_rotations",

@@ -1,8 +1,8 @@
 """A particle stack in, the same particles with orientations and a map of them out; nobody gives a reference.
 
 Orientations are found in denoised images; maps are made of the original ones: no denoised pixel goes on.
-The images of both half sets are oriented together, so that they share one frame and one hand; from there on
-each half set is refined against its own half map.
+Each half set is oriented apart and refined against its own half map; of the other it only learns how its
+frame and hand lie, seven numbers and a sign. Small stacks are oriented together.
 """
 
 from __future__ import annotations
@@ -48,20 +48,18 @@ __all__ = ["AbInitioResult", "AbInitioSettings", "abinitio"]
 
 _RELION_31 = 30001
 _FEWEST = 16
-_HALVES = (
-    "Orientations of both half sets were found together before each was refined against its own half map: "
-    "at low resolution the half maps are not independent."
+# Images that each half set must have to be oriented apart: fewer find too little in each other.
+_APART = 200
+_TOGETHER = (
+    "Half sets of fewer than {} particles were oriented together before each was refined against its own "
+    "half map: at low resolution the half maps are not independent."
 )
 _DIVIDED = (
     "There are no half sets: particles were denoised with each other and then divided at random "
     "(_rlnRandomSubset), so the half maps are not independent, and their resolution is too good. "
     "`polarice denoise --split-halves` divides them before."
 )
-_NO_MAP = (
-    "Half maps agree to no more than {:.0f} Å. Down to {:.0f} Å they agree a little even where there is "
-    "nothing but noise, because both began with orientations that were found together: do not take this "
-    "for a map."
-)
+_NO_MAP = "Half maps do not agree down to {:.0f} Å, an eighth of the box: do not take this for a map."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,8 @@ class AbInitioSettings:
     denoising : DenoiseSettings
         How that is done. Its device is that of all computing.
     representatives : int
-        Images between which common lines are looked for; the others take the orientations of their
-        neighbours among them to start with.
+        Images of each half set between which common lines are looked for; the others take the orientations
+        of their neighbours among them to start with.
     shifts : bool
         Find out where the particles lie; otherwise each is taken to be at the centre of its box.
     rounds : int
@@ -106,7 +104,7 @@ class AbInitioResult:
     refined : Refined
         Poses of all particles, up to one rotation and one mirror image of all, and maps of them.
     from_lines : ndarray, shape (n, 3, 3)
-        The orientations of common lines, before refinement.
+        The orientations of common lines, before refinement, in the same frame.
     confidence : ndarray, shape (n,)
         Share of the other images with which each meets along rays likelier to be one than strangers.
     observed : ObservedStack
@@ -233,15 +231,23 @@ def abinitio(
     star, record = out / "particles.star", out / "abinitio.json"
     clear_outputs(out, (star.name, record.name, *MAP_FILES))
     seconds: dict[str, float] = {}
-    notices = (_DIVIDED if stack.half_sets is None else _HALVES,)
+    notices = [_DIVIDED] if stack.half_sets is None else []
     if denoised is None:
         made = _denoise(stack, out / "denoised", settings, resume, overwrite, report, seconds)
         denoised = ParticleStack.open(made)
+    if stack.half_sets is None:
+        stack.split_halves()
+    halves = stack.half_sets
+    assert halves is not None
+    apart = all(int(np.count_nonzero(halves == half)) >= _APART for half in (1, 2))
+    if not apart:
+        notices.append(_TOGETHER.format(_APART))
     with timed(seconds, "find orientations"):
         try:
             found, members = orient_denoised(
                 denoised,
                 device,
+                halves=halves if apart else None,
                 representatives=settings.representatives,
                 shifts=settings.shifts,
                 seed=settings.seed,
@@ -249,22 +255,22 @@ def abinitio(
             )
         except PolariceError as error:
             raise ParticleFileError(error.reason, path=stack.path, hint=error.hint) from None
-    observed, refined = _refine(stack, found, settings, device, report, seconds)
+    observed, refined = _refine(stack, found, halves, apart, settings, device, report, seconds)
     field_A, resolution_A = observed.box * observed.pixel_size_A, refined.resolution_A[-1]
     doubtful = resolution_A > field_A / FIRST_RINGS
-    warnings = (_NO_MAP.format(resolution_A, field_A / FIRST_RINGS),) if doubtful else ()
+    warnings = (_NO_MAP.format(field_A / FIRST_RINGS),) if doubtful else ()
     result = AbInitioResult(
         stack.path,
         star,
         denoised.path,
         settings,
         refined,
-        found.rotations.cpu().numpy(),
+        refined.start.rotations.numpy(),
         found.confidence.cpu().numpy(),
         observed,
         members,
         seconds,
-        notices,
+        tuple(notices),
         warnings,
     )
     angles = matrix_to_euler(refined.poses.rotations.double()).numpy()
@@ -285,16 +291,14 @@ def abinitio(
 def _refine(
     stack: ParticleStack,
     found: Orientations,
+    halves: NDArray[np.int8],
+    apart: bool,
     settings: AbInitioSettings,
     device: torch.device,
     report: Progress,
     seconds: dict[str, float],
 ) -> tuple[ObservedStack, Refined]:
     """Maps of the original images, and orientations refined against them."""
-    if stack.half_sets is None:
-        stack.split_halves()
-    halves = stack.half_sets
-    assert halves is not None
     with timed(seconds, "measure the originals"):
         observed = ObservedStack.measure(
             stack,
@@ -309,7 +313,7 @@ def _refine(
             found.rotations,
             found.shifts_px,
             halves,
-            RefineSettings(rounds=settings.rounds, search="global", shifts=settings.shifts),
+            RefineSettings(rounds=settings.rounds, search="global", shifts=settings.shifts, apart=apart),
             progress=lambda done, total: report("refine against half maps", done, total),
         )
     return observed, refined

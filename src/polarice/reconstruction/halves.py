@@ -10,7 +10,7 @@ from .fsc import MapComparison, compare_maps, fourier_shell_correlation
 from .least_squares import NormalEquations
 from .masks import soft_mask
 
-__all__ = ["HalfMaps", "signal_prior", "solve_halves"]
+__all__ = ["HalfMaps", "half_map", "signal_prior", "solve_halves"]
 
 # Beside what the images say, on average over a shell: enough to keep gaps between views from being filled
 # with noise. On the shell's average its shrinking is undone.
@@ -60,6 +60,11 @@ def signal_prior(information: Tensor, fsc: Tensor) -> Tensor:
     return information * (1 - likely) / likely
 
 
+def half_map(half: NormalEquations) -> Tensor:
+    """Map (L, L, L) of a half set, all but unregularised; nothing in it depends on the other half."""
+    return (1 + _RIDGE) * half.solve(_RIDGE * _information(half))
+
+
 def solve_halves(
     first: NormalEquations, second: NormalEquations, pixel_size_A: float, mask: Tensor | None = None
 ) -> HalfMaps:
@@ -76,8 +81,7 @@ def solve_halves(
     -------
     HalfMaps
     """
-    # Each with a ridge of its own: nothing of one half depends on the other.
-    one, two = ((1 + _RIDGE) * half.solve(_RIDGE * _information(half)) for half in (first, second))
+    one, two = half_map(first), half_map(second)
     both = first + second
 
     information = _information(both) / 2

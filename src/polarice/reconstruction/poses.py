@@ -74,9 +74,11 @@ class Poses:
         return Poses(self.rotations[index], self.shifts_px[index], self.log_likelihood[index])
 
     def as_draws(self) -> PoseDraws:
-        """These alone."""
+        """A copy, each alone."""
         return PoseDraws(
-            self.rotations[:, None], self.shifts_px[:, None], torch.ones_like(self.shifts_px[:, :1])
+            self.rotations[:, None].clone(),
+            self.shifts_px[:, None].clone(),
+            torch.ones_like(self.shifts_px[:, :1]),
         )
 
     def put(self, index: Tensor, others: Poses) -> None:
@@ -103,6 +105,15 @@ class PoseDraws:
     rotations: Tensor
     shifts_px: Tensor
     shares: Tensor
+
+    def __getitem__(self, index: Any) -> PoseDraws:
+        return PoseDraws(self.rotations[index], self.shifts_px[index], self.shares[index])
+
+    def put(self, index: Tensor, others: PoseDraws) -> None:
+        """Write others, wherever they are, in the place of some."""
+        self.rotations[index] = others.rotations.to(self.rotations)
+        self.shifts_px[index] = others.shifts_px.to(self.shifts_px)
+        self.shares[index] = others.shares.to(self.shares)
 
     @classmethod
     def in_order(cls, index: Tensor, parts: Sequence[PoseDraws]) -> PoseDraws:

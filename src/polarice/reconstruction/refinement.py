@@ -9,7 +9,7 @@ alone (Scheres 2012, J. Mol. Biol. 415, 406).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,10 @@ from torch import Tensor
 from ..errors import PolariceError
 from ..simulation import Projector, Volume
 from ..symmetry import point_group
-from .halves import HalfMaps, solve_halves
+from .frames import Frame, register_maps
+from .halves import HalfMaps, half_map, solve_halves
+from .least_squares import NormalEquations
+from .masks import soft_mask
 from .observed import ImageSource, gather_half
 from .poses import ImageSpectra, OrientationGrid, PoseDraws, Poses, climb, draw_poses, near_search
 
@@ -39,6 +42,8 @@ _BATCH = 128
 _FINER = 2 / 3
 # Cycles per box up to which images are compared whatever half maps say.
 FIRST_RINGS = 8
+# Frames that lie nearer to each other are one.
+_SAME_DEG, _SAME_PX = 0.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,9 @@ class RefineSettings:
         they were found.
     symmetry : str
         Point group of the specimen, ``C1`` for none.
+    apart : bool
+        Orientations of the half sets were found apart. Before each round the second is put into the frame
+        of the first, and its mirror image taken if need be, as their maps tell.
     """
 
     rounds: int = 4
@@ -71,6 +79,7 @@ class RefineSettings:
     shifts: bool = True
     shift_radius_px: float = 4.0
     symmetry: str = "C1"
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class Refined:
 
     Attributes
     ----------
+    start : Poses
+        What was given, in one frame.
     poses : Poses
         The likeliest, of all particles.
     draws : PoseDraws
@@ -89,6 +100,7 @@ class Refined:
         Of the half maps before each round, and in the end, at 0.143.
     """
 
+    start: Poses
     poses: Poses
     draws: PoseDraws
     maps: HalfMaps
@@ -157,12 +169,18 @@ def refine_orientations(
     poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
     draws = poses.as_draws()
     generator = torch.Generator().manual_seed(0)
-    resolutions, done, group = [], 0, point_group(settings.symmetry)
+    resolutions, done, group, ring = [], 0, point_group(settings.symmetry), float(FIRST_RINGS)
     for number in range(settings.rounds + 1):
-        equations = [
-            gather_half(source, rows, draws.rotations, draws.shifts_px, shares=draws.shares, symmetry=group)
-            for rows in members
-        ]
+        equations = [_gather(source, rows, draws, group) for rows in members]
+        if settings.apart:
+            frame = _frame_of_second(equations, source.pixel_size_A, settings, ring, anywhere=number == 0)
+            if frame.mirrored or frame.angle_deg > _SAME_DEG or float(frame.origin_px.norm()) > _SAME_PX:
+                second = torch.from_numpy(members[1])
+                poses.put(second, frame.poses(poses[second]))
+                draws.put(second, frame.draws(draws[second]))
+                equations[1] = _gather(source, members[1], draws, group)
+        if number == 0:
+            start = poses[torch.arange(count)]
         maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:
@@ -181,7 +199,7 @@ def refine_orientations(
                 if progress is not None:
                     progress(done, settings.rounds * count)
         draws = PoseDraws.in_order(torch.cat(searched), drawn)
-    return Refined(poses, draws, maps, tuple(resolutions))
+    return Refined(start, poses, draws, maps, tuple(resolutions))
 
 
 def match_projections(
@@ -227,6 +245,32 @@ def match_projections(
         begin = _on(poses[index], source.device)
         best = _search(projector, spectra, begin, settings, grid, first=number == 0)
         yield Matched(index, best, draw_poses(projector, spectra, best, generator, shifts=settings.shifts))
+
+
+def _gather(source: ImageSource, rows: NDArray[np.int64], draws: PoseDraws, group: Tensor) -> NormalEquations:
+    return gather_half(source, rows, draws.rotations, draws.shifts_px, shares=draws.shares, symmetry=group)
+
+
+def _frame_of_second(
+    equations: Sequence[NormalEquations],
+    pixel_size_A: float,
+    settings: RefineSettings,
+    ring: float,
+    *,
+    anywhere: bool,
+) -> Frame:
+    """What puts poses of the second half set into the frame of the first."""
+    maps = (half_map(half) for half in equations)
+    first, second = (Volume(one * soft_mask(one, pixel_size_A), pixel_size_A) for one in maps)
+    # The origin is known where shifts are.
+    return register_maps(
+        second,
+        first,
+        ring=ring,
+        shifts=settings.shifts,
+        shift_radius_px=settings.shift_radius_px,
+        anywhere=anywhere,
+    )
 
 
 def _search(
