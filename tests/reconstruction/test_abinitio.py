@@ -1,6 +1,7 @@
 """`abinitio`, file to file, and what it refuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,31 @@ def test_orientations_of_the_originals(stack, perfect, tmp_path):
     record = json.loads((tmp_path / "out" / "abinitio.json").read_text())
     assert record["figures"]["particles"] == 60
     assert record["configuration"]["settings"]["denoised"] == str(perfect)
+
+
+def test_half_sets_are_oriented_apart(stack, perfect, tmp_path, monkeypatch):
+    """They end in one frame, with one hand, and nothing has to be said against their resolution."""
+    together = abinitio(
+        stack.particles,
+        tmp_path / "together",
+        AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0),
+    )
+    assert "oriented together" in " ".join(together.notices)
+    monkeypatch.setattr(sys.modules["polarice.reconstruction.abinitio"], "_APART", 30)
+    settings = AbInitioSettings(denoised=perfect, denoising=DEVICE, rounds=0, representatives=30)
+    stages = set()
+    apart = abinitio(
+        stack.particles, tmp_path / "apart", settings, progress=lambda stage, *_: stages.add(stage)
+    )
+    assert "half set 2: find common lines" in stages
+    assert not apart.notices
+    true = ParticleStack.open(stack.particles)
+    assert orientation_errors(torch.from_numpy(apart.rotations), true.rotations()).mean_deg < 6
+    for half in (1, 2):
+        mine = true.half_sets == half
+        errors = orientation_errors(torch.from_numpy(apart.rotations[mine]), true.rotations()[mine])
+        assert errors.mean_deg < 2
+    assert set(apart.representatives) == set(range(60))
 
 
 def test_the_seed_decides(stack, perfect, tmp_path):

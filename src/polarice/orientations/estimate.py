@@ -85,7 +85,7 @@ def estimate_orientations(
     model = learn_ray_model(coarse)
     if share_alike(coarse, model) > _ALIKE:
         raise PolariceError(
-            "the particles show one view, and images of one view have no common lines",
+            "the particles show one view, and images of one view have no common lines; or nothing but noise",
             hint="bring particles that are seen from several sides",
         )
     lines = find_common_lines(coarse, model, lambda *done: progress("find common lines", *done))

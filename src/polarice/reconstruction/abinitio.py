@@ -239,7 +239,7 @@ def abinitio(
         stack.split_halves()
     halves = stack.half_sets
     assert halves is not None
-    apart = all(int(np.count_nonzero(halves == half)) >= _APART for half in (1, 2))
+    apart = len(_oriented_together(stack)) > 1
     if not apart:
         notices.append(_TOGETHER.format(_APART))
     with timed(seconds, "find orientations"):
@@ -350,11 +350,21 @@ def _misfits(
     elif (table := denoised.path.with_name(NEIGHBOUR_FILE)).is_file():
         # It knows which stack it was made for.
         GivenNeighbours.load(table, stack, 1)
-    elif len(stack) > settings.representatives:
+    elif (most := max(_oriented_together(stack))) > settings.representatives:
         reason = f"there is no {NEIGHBOUR_FILE} beside it, which {len(stack)} particles need"
         yield ParticleFileError(
-            reason, path=denoised.path, hint=f"use a joint model, or --representatives {len(stack)}"
+            reason, path=denoised.path, hint=f"use a joint model, or --representatives {most}"
         )
+
+
+def _oriented_together(stack: ParticleStack) -> list[int]:
+    """How many particles are oriented in one go: those of each half set, or all."""
+    halves, count = stack.half_sets, len(stack)
+    if halves is None:
+        sizes = [count // 2, count - count // 2]
+    else:
+        sizes = [int(np.count_nonzero(halves == half)) for half in (1, 2)]
+    return sizes if min(sizes) >= _APART else [count]
 
 
 def _denoise(

@@ -108,7 +108,7 @@ def register_maps(
         For poses of the moving map.
     """
     known = Projector(_whitened(fixed))
-    device = known.spectra(torch.zeros(1, 2), torch.eye(3)[None]).device
+    device = fixed.density.device
     seen = random_rotations(_VIEWS, torch.Generator().manual_seed(0)).to(device)
     frequencies = half_plane(fixed.box, ring).to(device)
     slices = Projector(_whitened(moving)).spectra(frequencies, seen)
