@@ -27,7 +27,8 @@ def abinitio(
         int, Parameter(help="Other particles that each particle is denoised with, at most.")
     ] = 16,
     representatives: Annotated[
-        int, Parameter(help="Images between which common lines are looked for; the others follow these.")
+        int,
+        Parameter(help="Images of each half set between which common lines are looked for; others follow."),
     ] = 500,
     shifts: Annotated[bool, Parameter(help="Find out where particles lie in their boxes.")] = True,
     rounds: Annotated[int, Parameter(help="Of refinement against half maps of the original images.")] = 3,
