@@ -26,6 +26,7 @@ __all__ = [
     "euler_to_matrix",
     "in_plane_angle_deg",
     "matrix_to_euler",
+    "nearest_rotations",
     "random_rotations",
     "view_angle_deg",
 ]
@@ -98,6 +99,23 @@ def random_rotations(n: int, generator: torch.Generator) -> Tensor:
         torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
     ]
     return torch.stack(rows, -2)
+
+
+def nearest_rotations(matrices: Tensor) -> Tensor:
+    """Rotations that lie nearest to matrices, by the sum of squared differences.
+
+    Parameters
+    ----------
+    matrices : Tensor, shape (..., 3, 3)
+
+    Returns
+    -------
+    Tensor, shape (..., 3, 3)
+    """
+    u, _, vh = torch.linalg.svd(matrices)
+    sign = torch.linalg.det(u @ vh)
+    nearest: Tensor = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
+    return nearest
 
 
 def view_angle_deg(first: Tensor, second: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarice.conventions import random_rotations
-from polarice.orientations.synchronise import nearest_rotations
+from polarice.conventions import nearest_rotations, random_rotations
 
 _WIDTH_PX = 1.4
 

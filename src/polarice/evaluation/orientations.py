@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..conventions import nearest_rotations
 from ..reconstruction import Frame
 
 __all__ = [
@@ -62,9 +63,8 @@ def register_orientations(found: Tensor, true: Tensor) -> Frame:
     tried = []
     for mirrored in (False, True):
         told = here._replace(mirrored=mirrored).rotations(found)
-        u, _, vh = torch.linalg.svd(torch.einsum("iab,iac->bc", told, true))
-        u = u * torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vh))], dtype=u.dtype, device=u.device)
-        tried.append(here._replace(turn=u @ vh, mirrored=mirrored))
+        turn = nearest_rotations(torch.einsum("iab,iac->bc", told, true))
+        tried.append(here._replace(turn=turn, mirrored=mirrored))
     # Squared distances suffer from outliers, angles less.
     return min(tried, key=lambda one: float(_angles_deg(one.rotations(found), true).mean()))
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..conventions import nearest_rotations
 from .relative import rotations_about
-from .synchronise import nearest_rotations
 
 __all__ = ["choose_representatives", "inherit_orientations", "offered_orientations"]
 

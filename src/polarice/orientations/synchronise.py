@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Synchronised", "agree_on_hands", "nearest_rotations", "synchronise"]
+from ..conventions import nearest_rotations
+
+__all__ = ["Synchronised", "agree_on_hands", "synchronise"]
 
 _HAND_ROUNDS = 40
 _SETTLED = 1e-3
@@ -139,14 +141,6 @@ def synchronise(
         rotations = _leading_rotations(told, counts.fill_diagonal_(0), generator)
         progress(done + 1, _ROUNDS)
     return Synchronised(rotations, probability.fill_diagonal_(0), math.degrees(spread))
-
-
-def nearest_rotations(matrices: Tensor) -> Tensor:
-    """Rotations (..., 3, 3) that lie nearest to matrices (..., 3, 3)."""
-    u, _, vh = torch.linalg.svd(matrices)
-    sign = torch.linalg.det(u @ vh)
-    nearest: Tensor = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
-    return nearest
 
 
 def _gaussian_volume(spread: float) -> float:

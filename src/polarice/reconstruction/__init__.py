@@ -5,21 +5,14 @@ from .frames import Frame, register_maps
 from .fsc import MapComparison, compare_maps, fourier_shell_correlation, randomise_phases
 from .fsc_files import compare_map_files, fsc_tables, read_mask, write_fsc
 from .halves import HalfMaps, signal_prior, solve_halves
+from .image_spectra import ImageSpectra
 from .least_squares import BackProjection, NormalEquations
+from .likely_poses import climb, draw_poses, near_search, small_rotations
 from .masks import low_pass, soft_ball, soft_mask
 from .observed import ImageSource, Observation, ObservedImages, ObservedStack, gather_half
+from .orientation_grid import OrientationGrid, rotation_grid
 from .pipeline import ReconstructResult, reconstruct_stack
-from .poses import (
-    ImageSpectra,
-    OrientationGrid,
-    PoseDraws,
-    Poses,
-    climb,
-    draw_poses,
-    near_search,
-    rotation_grid,
-    small_rotations,
-)
+from .poses import PoseDraws, Poses
 from .refinement import Matched, Refined, RefineSettings, match_projections, refine_orientations
 from .settings import ReconstructSettings
 

@@ -11,9 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..conventions import random_rotations
+from ..conventions import nearest_rotations, random_rotations
 from ..simulation import Projector, Volume
-from .poses import ImageSpectra, OrientationGrid, PoseDraws, Poses, climb, half_plane, shift_grid
+from .image_spectra import ImageSpectra, half_plane
+from .likely_poses import climb
+from .orientation_grid import OrientationGrid, shift_grid
+from .poses import PoseDraws, Poses
 from .shells import frequency_radius, shell_means
 
 __all__ = ["Frame", "register_maps"]
@@ -122,7 +125,7 @@ def register_maps(
         begin = Poses(turned, frame.shifts_px(turned, seen.new_zeros(_VIEWS, 2)), start)
         found = climb(known, views, begin, shifts=shifts)
         told = Frame.identity(seen)._replace(mirrored=frame.mirrored).rotations(seen)
-        frame = frame._replace(turn=_nearest_rotation(torch.einsum("kab,kac->bc", told, found.rotations)))
+        frame = frame._replace(turn=nearest_rotations(torch.einsum("kab,kac->bc", told, found.rotations)))
         sides = frame.rotations(seen)[:, :2].reshape(-1, 3)
         origin = torch.linalg.lstsq(sides, -found.shifts_px.reshape(-1, 1)).solution[:, 0]
         frame = frame._replace(origin_px=origin)
@@ -151,14 +154,6 @@ def _anywhere(
                 best, best_fit = frame._replace(turn=turn), fit
     assert best is not None
     return best
-
-
-def _nearest_rotation(matrix: Tensor) -> Tensor:
-    u, _, vh = torch.linalg.svd(matrix)
-    signs = torch.ones(3, dtype=u.dtype, device=u.device)
-    signs[2] = torch.linalg.det(u @ vh)
-    nearest: Tensor = (u * signs) @ vh
-    return nearest
 
 
 def _whitened(volume: Volume) -> Volume:

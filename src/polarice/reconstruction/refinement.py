@@ -23,10 +23,13 @@ from ..simulation import Projector, Volume
 from ..symmetry import point_group
 from .frames import Frame, register_maps
 from .halves import HalfMaps, half_map, solve_halves
+from .image_spectra import ImageSpectra
 from .least_squares import NormalEquations
+from .likely_poses import climb, draw_poses, near_search
 from .masks import soft_mask
 from .observed import ImageSource, gather_half
-from .poses import ImageSpectra, OrientationGrid, PoseDraws, Poses, climb, draw_poses, near_search
+from .orientation_grid import OrientationGrid
+from .poses import PoseDraws, Poses
 
 __all__ = [
     "FIRST_RINGS",
