@@ -145,6 +145,10 @@ def test_sums_do_not_depend_on_how_images_come(molecule: Volume, generator: torc
     torch.testing.assert_close((some[0] + some[1]).right, together.right, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close((some[0] + some[1]).response, together.response, rtol=1e-3, atol=0.1)
     assert (some[0] + some[1]).images == 70
+    left = together - some[0]
+    torch.testing.assert_close(left.right, some[1].right, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(left.response, some[1].response, rtol=1e-3, atol=0.1)
+    assert left.images == 40
 
 
 def test_an_image_is_shared_out_among_its_poses(molecule: Volume, generator: torch.Generator) -> None:

@@ -24,6 +24,7 @@ from ..particles import ParticleStack, read_star, write_star
 from ..reconstruction import (
     AbInitioSettings,
     ObservedStack,
+    OrientationGrid,
     PoseDraws,
     Poses,
     RefineSettings,
@@ -31,13 +32,15 @@ from ..reconstruction import (
     match_projections,
     refine_orientations,
 )
-from ..simulation import StructureBank, Volume, cluster_views, simulate
+from ..simulation import Projector, StructureBank, Volume, cluster_views, simulate
 from ..stacks import Progress, labelled
 from .truth import Truth
 
 __all__ = ["THREED_METHODS", "ThreedBenchmarkSettings", "benchmark_threed", "threed_table"]
 
 _SET = 8
+# As closely as rounds of refinement look that look everywhere.
+_TRUE_MAP_DEG = 5.0
 _SETS = "rlnClassNumber"
 THREED_METHODS = ("truth", "true-map", "own", "sets", "unet-64", "dncnn-64", "noisy")
 _NAMES = {
@@ -233,12 +236,12 @@ class _Stack:
         scale = (compared.maps.whole * density).sum() / density.square().sum()
         anywhere = random_rotations(count, torch.Generator().manual_seed(0))
         poses = Poses(anywhere, torch.zeros(count, 2), torch.zeros(count))
-        # A second round looks closer, and half as far.
-        settings = RefineSettings(search="global", shifts=self.settings.ctf, shift_radius_px=8.0)
+        settings = RefineSettings(shifts=self.settings.ctf)
         true, done = Volume(scale * density, truth.volume.pixel_size_A), 0
+        grid = OrientationGrid(Projector(true), _TRUE_MAP_DEG)
         generator = torch.Generator().manual_seed(0)
         for matched in match_projections(
-            observed, np.arange(count), poses, true, settings, generator, number=1
+            observed, np.arange(count), poses, true, settings, generator, grid=grid
         ):
             poses.put(matched.particles, matched.best)
             done += len(matched.particles)

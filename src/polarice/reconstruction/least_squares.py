@@ -59,6 +59,12 @@ class NormalEquations:
             self.right + other.right, self.response + other.response, self.images + other.images
         )
 
+    def __sub__(self, other: NormalEquations) -> NormalEquations:
+        """Those of the images that are not in a part of them."""
+        return NormalEquations(
+            self.right - other.right, self.response - other.response, self.images - other.images
+        )
+
     def information(self) -> Tensor:
         """Mean of T over each shell, (L // 2 + 1,): inverse variance of what images say of a frequency."""
         shells = shell_means(self.response)

@@ -2,8 +2,9 @@
 
 Each half set is compared with its own half map only, up to where half maps agree (0.143), so that what one
 half has learned from noise is not in the other, and their correlation tells (Scheres and Chen 2012, Nat.
-Methods 9, 853). Each image enters its map in several poses, by how likely they are, not in the likeliest
-alone (Scheres 2012, J. Mol. Biol. 415, 406).
+Methods 9, 853). An image is compared with what the other parts of its half set show: in a map of its own it
+would find its noise again, as it lay before, and stay there. It enters its map in several poses, by how
+likely they are, not in the likeliest alone (Scheres 2012, J. Mol. Biol. 415, 406).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 _BATCH = 128
+# Of a half set, one of which is left out of the map that it is compared with.
+_PARTS = 8
 # How much finer than the first the other global searches are. The first has a map that is known to few rings.
 _FINER = 2 / 3
 # Cycles per box up to which images are compared whatever half maps say.
@@ -159,7 +162,7 @@ def refine_orientations(
     Raises
     ------
     PolariceError
-        A half set is empty, or an orientation or shift is not finite.
+        A half set has fewer than two particles, or an orientation or shift is not finite.
     """
     settings = settings or RefineSettings()
     count = len(rotations)
@@ -167,34 +170,31 @@ def refine_orientations(
     if not bool(rotations.isfinite().all() & shifts.isfinite().all()):
         raise PolariceError("an orientation or a shift is not finite")
     members = [np.flatnonzero(halves == half) for half in (1, 2)]
-    if not all(len(rows) for rows in members):
-        raise PolariceError("a half set is empty")
+    if min(len(rows) for rows in members) < 2:
+        raise PolariceError("a half set has fewer than two particles")
     poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
     draws = poses.as_draws()
     generator = torch.Generator().manual_seed(0)
     resolutions, done, group, ring = [], 0, point_group(settings.symmetry), float(FIRST_RINGS)
     for number in range(settings.rounds + 1):
-        equations = [_gather(source, rows, draws, group) for rows in members]
+        gathered = [_Half.gather(source, rows, draws, group, generator) for rows in members]
         if settings.apart:
-            frame = _frame_of_second(equations, source.pixel_size_A, settings, ring, anywhere=number == 0)
+            frame = _frame_of_second(gathered, source.pixel_size_A, settings, ring, anywhere=number == 0)
             if frame.mirrored or frame.angle_deg > _SAME_DEG or float(frame.origin_px.norm()) > _SAME_PX:
                 second = torch.from_numpy(members[1])
                 poses.put(second, frame.poses(poses[second]))
                 draws.put(second, frame.draws(draws[second]))
-                equations[1] = _gather(source, members[1], draws, group)
+                gathered[1] = _Half.gather(source, members[1], draws, group, generator)
         if number == 0:
             start = poses[torch.arange(count)]
-        maps = solve_halves(equations[0], equations[1], source.pixel_size_A)
+        maps = solve_halves(gathered[0].equations, gathered[1].equations, source.pixel_size_A)
         resolutions.append(maps.comparison.resolution_A())
         if number == settings.rounds:
             break
         ring = max(source.box * source.pixel_size_A / resolutions[-1], FIRST_RINGS)
         searched, drawn = [], []
-        for half, rows in zip(equations, members, strict=True):
-            reference = Volume(half.solve(maps.prior) * maps.mask, source.pixel_size_A)
-            for matched in match_projections(
-                source, rows, poses, reference, settings, generator, ring=ring, number=number
-            ):
+        for half in gathered:
+            for matched in half.match(source, poses, maps, settings, generator, ring, number):
                 poses.put(matched.particles, matched.best)
                 searched.append(matched.particles)
                 drawn.append(matched.draws)
@@ -213,8 +213,9 @@ def match_projections(
     settings: RefineSettings,
     generator: torch.Generator,
     *,
+    grid: OrientationGrid | None = None,
     ring: float = math.inf,
-    number: int = 0,
+    first: bool = True,
 ) -> Iterator[Matched]:
     """The likeliest poses of particles against a map, and others around them, batch by batch.
 
@@ -229,33 +230,95 @@ def match_projections(
     settings : RefineSettings
     generator : torch.Generator
         Draws the others.
+    grid : OrientationGrid, optional
+        Where else to begin; near the poses alone by default.
     ring : float
         Cycles per box up to which images are compared with the map.
-    number : int
-        Of the round, from which it follows where is looked.
+    first : bool
+        Look as far around the poses as in the first round.
 
     Yields
     ------
     Matched
     """
-    everywhere = settings.search == "global" and number < settings.global_rounds
-    spacing = settings.spacing_deg * (_FINER if number else 1)
     projector = Projector(reference)
-    grid = OrientationGrid(projector, spacing, ring) if everywhere else None
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
         spectra, index = ImageSpectra.of(source.read(some), ring), torch.from_numpy(some)
         begin = _on(poses[index], source.device)
-        best = _search(projector, spectra, begin, settings, grid, first=number == 0)
+        best = _search(projector, spectra, begin, settings, grid, first)
         yield Matched(index, best, draw_poses(projector, spectra, best, generator, shifts=settings.shifts))
 
 
-def _gather(source: ImageSource, rows: NDArray[np.int64], draws: PoseDraws, group: Tensor) -> NormalEquations:
-    return gather_half(source, rows, draws.rotations, draws.shifts_px, shares=draws.shares, symmetry=group)
+@dataclass(frozen=True)
+class _Half:
+    """A half set, divided at random anew in each round.
+
+    Attributes
+    ----------
+    rows : list of ndarray of int
+        Particles of each part.
+    parts : list of NormalEquations
+        Theirs, with T in bfloat16: of all that is kept it takes the most memory, and is the least delicate.
+    equations : NormalEquations
+        Of all parts.
+    pixel_size_A : float
+    """
+
+    rows: list[NDArray[np.int64]]
+    parts: list[NormalEquations]
+    equations: NormalEquations
+    pixel_size_A: float
+
+    @classmethod
+    def gather(
+        cls,
+        source: ImageSource,
+        rows: NDArray[np.int64],
+        draws: PoseDraws,
+        group: Tensor,
+        generator: torch.Generator,
+    ) -> _Half:
+        mixed = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        divided = [np.sort(some) for some in np.array_split(mixed, min(_PARTS, len(rows)))]
+        together, parts = None, []
+        for some in divided:
+            part = gather_half(
+                source, some, draws.rotations, draws.shifts_px, shares=draws.shares, symmetry=group
+            )
+            together = part if together is None else together + part
+            parts.append(NormalEquations(part.right, part.response.bfloat16(), part.images))
+        assert together is not None
+        return cls(divided, parts, together, source.pixel_size_A)
+
+    def match(
+        self,
+        source: ImageSource,
+        poses: Poses,
+        maps: HalfMaps,
+        settings: RefineSettings,
+        generator: torch.Generator,
+        ring: float,
+        number: int,
+    ) -> Iterator[Matched]:
+        """Poses of its particles, each against a map of the other parts."""
+        grid = None
+        if settings.search == "global" and number < settings.global_rounds:
+            # Where it finds something is no more than a place to begin.
+            spacing = settings.spacing_deg * (_FINER if number else 1)
+            grid = OrientationGrid(Projector(self._reference(self.equations, maps)), spacing, ring)
+        for rows, part in zip(self.rows, self.parts, strict=True):
+            others = self._reference(self.equations - part, maps)
+            yield from match_projections(
+                source, rows, poses, others, settings, generator, grid=grid, ring=ring, first=number == 0
+            )
+
+    def _reference(self, equations: NormalEquations, maps: HalfMaps) -> Volume:
+        return Volume(equations.solve(maps.prior) * maps.mask, self.pixel_size_A)
 
 
 def _frame_of_second(
-    equations: Sequence[NormalEquations],
+    halves: Sequence[_Half],
     pixel_size_A: float,
     settings: RefineSettings,
     ring: float,
@@ -263,7 +326,7 @@ def _frame_of_second(
     anywhere: bool,
 ) -> Frame:
     """What puts poses of the second half set into the frame of the first."""
-    maps = (half_map(half) for half in equations)
+    maps = (half_map(half.equations) for half in halves)
     first, second = (Volume(one * soft_mask(one, pixel_size_A), pixel_size_A) for one in maps)
     # The origin is known where shifts are.
     return register_maps(
