@@ -12,7 +12,7 @@ from polarice import cli
 from polarice.denoising import DenoiseSettings, denoise_stack
 from polarice.errors import ParticleFileError, PolariceError
 from polarice.evaluation import Truth, orientation_errors
-from polarice.particles import ParticleStack, ParticleWriter, read_star
+from polarice.particles import ParticleStack, ParticleWriter, read_star, write_star
 from polarice.reconstruction import AbInitioSettings, abinitio
 from polarice.simulation import example_structure, simulate
 
@@ -131,6 +131,12 @@ def test_what_is_refused_before_anything_is_written(stack, perfect, single_weigh
     refused(few.particles, out, match="has 60 images", denoised=perfect)
     other = simulate(example_structure(), tmp_path / "other", particles=60, box=32, seed=9)
     denoise_stack(other.particles, tmp_path / "den", DenoiseSettings(model=str(single_weights), device="cpu"))
+    lopsided = stack.particles.with_name("lopsided.star")
+    tables, version = read_star(stack.particles)
+    one = {"rlnRandomSubset": ["2"] + ["1"] * 59}
+    changed = [t.with_columns(one) if one.keys() <= t.columns.keys() else t for t in tables]
+    write_star(lopsided, changed, version=version)
+    refused(lopsided, out, match="half set 2 has 1 of the particles", denoised=perfect)
     (tmp_path / "out2").mkdir()
     (tmp_path / "out2" / "mine.txt").write_text("kept")
     refused(stack.particles, tmp_path / "out2", match="not empty", denoised=perfect)
