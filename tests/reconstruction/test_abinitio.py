@@ -131,12 +131,12 @@ def test_what_is_refused_before_anything_is_written(stack, perfect, single_weigh
     refused(few.particles, out, match="has 60 images", denoised=perfect)
     other = simulate(example_structure(), tmp_path / "other", particles=60, box=32, seed=9)
     denoise_stack(other.particles, tmp_path / "den", DenoiseSettings(model=str(single_weights), device="cpu"))
-    lopsided = stack.particles.with_name("lopsided.star")
+    one_sided = stack.particles.with_name("one_sided.star")
     tables, version = read_star(stack.particles)
-    one = {"rlnRandomSubset": ["2"] + ["1"] * 59}
+    one = {"rlnRandomSubset": ["1"] * 60}
     changed = [t.with_columns(one) if one.keys() <= t.columns.keys() else t for t in tables]
-    write_star(lopsided, changed, version=version)
-    refused(lopsided, out, match="half set 2 has 1 of the particles", denoised=perfect)
+    write_star(one_sided, changed, version=version)
+    refused(one_sided, out, match="all particles are in one half set", denoised=perfect)
     (tmp_path / "out2").mkdir()
     (tmp_path / "out2" / "mine.txt").write_text("kept")
     refused(stack.particles, tmp_path / "out2", match="not empty", denoised=perfect)
@@ -160,6 +160,13 @@ def test_one_view_is_named(tmp_path):
         set_size=32,
         set_angle_deg=0,
     )
+    # One set is one half set; without the column particles are divided.
+    tables, version = read_star(made.particles)
+    halves = "rlnRandomSubset"
+    undivided = [
+        type(t)(t.name, {k: v for k, v in t.columns.items() if k != halves}, t.is_loop) for t in tables
+    ]
+    write_star(made.particles, undivided, version=version)
     source = ParticleStack.open(made.particles)
     told = {"box": source.box, "pixel_size_A": source.pixel_size_A, "source": source}
     with ParticleWriter(tmp_path, "denoised", particles={"polariceDenoised": 1}, **told) as writer:

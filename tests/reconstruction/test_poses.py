@@ -270,9 +270,9 @@ def test_refinement_of_noise_ends(generator: torch.Generator) -> None:
 
 def test_an_image_of_noise_does_not_find_itself(generator: torch.Generator) -> None:
     """The map that it is compared with says nothing of how it lay before."""
-    seen = Observation(torch.randn(120, BOX, BOX, generator=generator), None, torch.ones(120))
-    halves = (np.arange(120) % 2 + 1).astype(np.int8)
-    start = random_rotations(120, generator)
+    seen = Observation(torch.randn(400, BOX, BOX, generator=generator), None, torch.ones(400))
+    halves = (np.arange(400) % 2 + 1).astype(np.int8)
+    start = random_rotations(400, generator)
     settings = RefineSettings(rounds=1, search="global", spacing_deg=15.0, shifts=False)
     found = refine_orientations(ObservedImages(seen, 5.0), start, None, halves, settings)
     stayed = angles_deg(found.poses.rotations, start) < 10
@@ -283,7 +283,7 @@ def test_refinement_refuses_what_it_cannot_use(molecule: Volume, generator: torc
     rotations = random_rotations(4, generator)
     seen = observe(molecule, rotations, torch.zeros(4, 2), 1.0, generator, ctf=False)
     source = ObservedImages(seen, molecule.pixel_size_A)
-    with pytest.raises(PolariceError, match="fewer than two particles"):
+    with pytest.raises(PolariceError, match="half set is empty"):
         refine_orientations(source, rotations, None, np.ones(4, np.int8))
     rotations[2, 0, 0] = math.nan
     with pytest.raises(PolariceError, match="not finite"):

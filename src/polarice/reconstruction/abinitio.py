@@ -332,13 +332,12 @@ def _misfits(
     if len(stack) < _FEWEST:
         reason = f"{len(stack)} particles are too few for common lines: at least {_FEWEST} are needed"
         yield ParticleFileError(reason, path=stack.path, hint="bring more particles")
-    for half in (1, 2) if stack.half_sets is not None else ():
-        if (size := int(np.count_nonzero(stack.half_sets == half))) < 2:
-            yield ParticleFileError(
-                f"half set {half} has {size} of the particles: too few for a map",
-                path=stack.path,
-                hint="without _rlnRandomSubset particles are divided at random",
-            )
+    if stack.half_sets is not None and not {1, 2} <= set(stack.half_sets.tolist()):
+        yield ParticleFileError(
+            "all particles are in one half set",
+            path=stack.path,
+            hint="without _rlnRandomSubset particles are divided at random",
+        )
     if settings.rounds < 0:
         yield PolariceError("rounds of refinement cannot be fewer than none")
     if settings.representatives < _FEWEST:

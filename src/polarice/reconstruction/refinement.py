@@ -2,8 +2,8 @@
 
 Each half set is compared with its own half map only, up to where half maps agree (0.143), so that what one
 half has learned from noise is not in the other, and their correlation tells (Scheres and Chen 2012, Nat.
-Methods 9, 853). An image is compared with what the other parts of its half set show: in a map of its own it
-would find its noise again, as it lay before, and stay there. It enters its map in several poses, by how
+Methods 9, 853). In a large half set an image is compared with what the other parts show: in a map of its own
+it would find its noise again, as it lay before, and stay there. It enters its map in several poses, by how
 likely they are, not in the likeliest alone (Scheres 2012, J. Mol. Biol. 415, 406).
 """
 
@@ -42,8 +42,9 @@ __all__ = [
 ]
 
 _BATCH = 128
-# Of a half set, one of which is left out of the map that it is compared with.
-_PARTS = 8
+# Of a half set, one of which is left out of the map that it is compared with; and particles of a half set
+# for which that is done: what is left of fewer is too poor to tell how others lie.
+_PARTS, _ENOUGH = 8, 200
 # How much finer than the first the other global searches are. The first has a map that is known to few rings.
 _FINER = 2 / 3
 # Cycles per box up to which images are compared whatever half maps say.
@@ -162,7 +163,7 @@ def refine_orientations(
     Raises
     ------
     PolariceError
-        A half set has fewer than two particles, or an orientation or shift is not finite.
+        A half set is empty, or an orientation or shift is not finite.
     """
     settings = settings or RefineSettings()
     count = len(rotations)
@@ -170,8 +171,8 @@ def refine_orientations(
     if not bool(rotations.isfinite().all() & shifts.isfinite().all()):
         raise PolariceError("an orientation or a shift is not finite")
     members = [np.flatnonzero(halves == half) for half in (1, 2)]
-    if min(len(rows) for rows in members) < 2:
-        raise PolariceError("a half set has fewer than two particles")
+    if not all(len(rows) for rows in members):
+        raise PolariceError("a half set is empty")
     poses = Poses(rotations.float().cpu().clone(), shifts.clone(), torch.zeros(count))
     draws = poses.as_draws()
     generator = torch.Generator().manual_seed(0)
@@ -280,7 +281,7 @@ class _Half:
         generator: torch.Generator,
     ) -> _Half:
         mixed = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        divided = [np.sort(some) for some in np.array_split(mixed, min(_PARTS, len(rows)))]
+        divided = [np.sort(some) for some in np.array_split(mixed, _PARTS if len(rows) >= _ENOUGH else 1)]
         together, parts = None, []
         for some in divided:
             part = gather_half(
@@ -301,14 +302,14 @@ class _Half:
         ring: float,
         number: int,
     ) -> Iterator[Matched]:
-        """Poses of its particles, each against a map of the other parts."""
+        """Poses of its particles, each against a map of the other parts, if there are others."""
         grid = None
         if settings.search == "global" and number < settings.global_rounds:
             # Where it finds something is no more than a place to begin.
             spacing = settings.spacing_deg * (_FINER if number else 1)
             grid = OrientationGrid(Projector(self._reference(self.equations, maps)), spacing, ring)
         for rows, part in zip(self.rows, self.parts, strict=True):
-            others = self._reference(self.equations - part, maps)
+            others = self._reference(self.equations - part if len(self.parts) > 1 else self.equations, maps)
             yield from match_projections(
                 source, rows, poses, others, settings, generator, grid=grid, ring=ring, first=number == 0
             )
