@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from polarice.conventions import euler_to_matrix, matrix_to_euler, random_rotations, view_angle_deg
+from polarice.conventions import (
+    euler_to_matrix,
+    matrix_to_euler,
+    nearest_rotations,
+    random_rotations,
+    view_angle_deg,
+)
 
 ANGLES = st.tuples(st.floats(-360, 360), st.floats(0, 180), st.floats(-360, 360))
 
@@ -52,6 +58,19 @@ def test_random_rotations_are_uniform(generator: torch.Generator) -> None:
     trace = (rotations[1:] * fixed).sum((-2, -1))
     distance = torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).arccos()).mean()
     assert float(distance) == pytest.approx(math.degrees(math.pi / 2 + 2 / math.pi), abs=1.0)
+
+
+def test_nearest_rotation_is_nearer_than_any_other(generator: torch.Generator) -> None:
+    """Of matrices whose determinants have either sign."""
+    matrices = torch.randn(20, 3, 3, generator=generator, dtype=torch.float64)
+    assert 0 < int((torch.linalg.det(matrices) < 0).sum()) < 20
+    nearest = nearest_rotations(matrices)
+    identity = torch.eye(3, dtype=torch.float64).expand(20, 3, 3)
+    torch.testing.assert_close(nearest.mT @ nearest, identity)
+    torch.testing.assert_close(torch.linalg.det(nearest), torch.ones(20, dtype=torch.float64))
+    others = random_rotations(5000, generator).double()
+    apart = (others[:, None] - matrices).square().sum((-2, -1)).min(0).values
+    assert bool(((nearest - matrices).square().sum((-2, -1)) < apart).all())
 
 
 def test_view_angle_ignores_the_rotation_in_the_plane() -> None:

@@ -39,7 +39,7 @@ from .truth import Truth
 __all__ = ["THREED_METHODS", "ThreedBenchmarkSettings", "benchmark_threed", "threed_table"]
 
 _SET = 8
-# As closely as rounds of refinement look that look everywhere.
+# Between orientations that are tried: as a refinement's second look everywhere has it.
 _TRUE_MAP_DEG = 5.0
 _SETS = "rlnClassNumber"
 THREED_METHODS = ("truth", "true-map", "own", "sets", "unet-64", "dncnn-64", "noisy")
