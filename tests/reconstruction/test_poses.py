@@ -268,8 +268,11 @@ def test_refinement_of_noise_ends(generator: torch.Generator) -> None:
     assert found.resolution_A[0] > BOX * 5.0 / 3
 
 
-def test_an_image_of_noise_does_not_find_itself(generator: torch.Generator) -> None:
+def test_an_image_of_noise_does_not_find_itself(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The map that it is compared with says nothing of how it lay before."""
+    monkeypatch.setattr("polarice.reconstruction.refinement._ENOUGH", 200)
     seen = Observation(torch.randn(400, BOX, BOX, generator=generator), None, torch.ones(400))
     halves = (np.arange(400) % 2 + 1).astype(np.int8)
     start = random_rotations(400, generator)

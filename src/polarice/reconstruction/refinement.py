@@ -44,7 +44,7 @@ __all__ = [
 _BATCH = 128
 # Of a half set, one of which is left out of the map that it is compared with; and particles of a half set
 # for which that is done: what is left of fewer is too poor to tell how others lie.
-_PARTS, _ENOUGH = 8, 200
+_PARTS, _ENOUGH = 8, 500
 # How much finer than the first the other global searches are. The first has a map that is known to few rings.
 _FINER = 2 / 3
 # Cycles per box up to which images are compared whatever half maps say.
